@@ -1,0 +1,214 @@
+//! The call path, as one page.
+//!
+//! [`Gateway::call`] is what one caller's request goes through; [`Gateway::run`] is the work that is done for it, on
+//! a task of its own. What ends a call, when, and who is told, is in `docs/design/call-path.md`.
+
+pub mod admit;
+mod attempt;
+pub mod auth;
+pub mod journal;
+mod resolve;
+
+use crate::{Gateway, life::Task, time::Clock};
+use attempt::{Attempt, Ended};
+use auth::Caller;
+use journal::Journal;
+use resolve::Target;
+use seawall_proto::{Code, Event, Fault, Reply, Request, Stage};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+/// Events that may wait for a caller to take them, besides the end.
+const EVENTS: usize = 64;
+/// How long the clock may stand still for questions to the caller.
+const ASK_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// How long an attempt's place may be held past its deadline: for the upstream to take a cancel in.
+const OVER: Duration = Duration::from_secs(2);
+
+/// Which upstreams a request can reach.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// All of them, their tools under public names.
+    All,
+    /// One, its tools under their own names.
+    One(Arc<str>),
+}
+
+/// One caller's request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub caller: Arc<Caller>,
+    /// The conversation it belongs to, when it names one.
+    pub conversation: Option<Arc<str>>,
+    /// Which upstreams it can reach.
+    pub endpoint: Endpoint,
+    /// What is asked.
+    pub request: Request,
+    /// How long its caller waits, when that is limited.
+    pub limit: Option<Duration>,
+    /// Whether the conversation's own messages have somebody to go to.
+    pub followed: bool,
+}
+
+/// Whether anybody still wants a call's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Its caller waits.
+    Wanted,
+    /// Its caller has gone without a word.
+    Left,
+    /// Its caller took it back.
+    Cancelled,
+}
+
+/// The answer to a call: events, the last of which is its end. Dropped before that, it takes its caller's interest
+/// away, by the rule of the caller's era.
+#[derive(Debug)]
+pub struct Answer {
+    events: mpsc::Receiver<Event>,
+    interest: watch::Sender<Interest>,
+    journal: Option<Arc<Journal>>,
+    waits_until: Option<Instant>,
+    on_drop: Interest,
+    ended: bool,
+}
+
+impl Gateway {
+    /// Answers one caller.
+    pub fn call(self: &Arc<Self>, call: Call) -> Answer {
+        let target = match self.resolve(&call).and_then(|target| self.authorise(&call, target)) {
+            Ok(target) => target,
+            Err(fault) => return self.refuse(&call, None, Err(fault)),
+        };
+        if let Err(end) = target.validate(&call.request) {
+            return self.refuse(&call, Some(&target), end);
+        }
+        let journal = Arc::new(target.journal(&call, Clock::new(target.timeout, ASK_LIMIT)));
+        let (answer, mut attempt) = Answer::begin(&call, &journal);
+        let this = Arc::clone(self);
+        self.life.spawn(Task::Attempt, async move {
+            let end = this.run(&call, &target, &mut attempt).await;
+            let end = end.map_err(|fault| journal.complete(fault));
+            attempt.free_caller_half();
+            journal.ended(&this.telemetry, &end);
+            attempt.end(end);
+            // The caller has its answer; what is left is to see the upstream through.
+            attempt.over().await;
+            target.release(&call);
+        });
+        answer
+    }
+
+    /// Does the work of one call: takes a place, and tries until it is answered or must not try again.
+    async fn run(&self, call: &Call, target: &Target, attempt: &mut Attempt) -> Result<Reply, Fault> {
+        if !target.control {
+            attempt.reach(Stage::Admit);
+            attempt.admit(&self.admission, target.claim(call), OVER).await?;
+        }
+        let mut retried = false;
+        loop {
+            match attempt.run(call, target).await {
+                Ok(reply) => {
+                    target.upstream.noted(None);
+                    return Ok(reply);
+                }
+                // Nothing was sent: the instance was gone before the call came to it. Once more, on another.
+                Err(Ended::Lost(lost)) if target.may_retry(&lost) && !retried => retried = true,
+                Err(ended) => return Err(target.fault(ended, attempt)),
+            }
+        }
+    }
+
+    /// Ends a call that never became work.
+    fn refuse(&self, call: &Call, target: Option<&Target>, end: Result<Reply, Fault>) -> Answer {
+        let clock = Clock::new(Duration::ZERO, Duration::ZERO);
+        let journal = match target {
+            Some(target) => target.journal(call, clock),
+            None => resolve::unresolved(call, clock),
+        };
+        let end = end.map_err(|fault| journal.complete(fault));
+        journal.ended(&self.telemetry, &end);
+        Answer::ready(end)
+    }
+}
+
+impl Answer {
+    /// An answer that is there already.
+    pub fn ready(end: Result<Reply, Fault>) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let _ = sender.try_send(Event::End(end));
+        let interest = watch::channel(Interest::Wanted).0;
+        Self { events, interest, journal: None, waits_until: None, on_drop: Interest::Left, ended: false }
+    }
+
+    /// The two ends of a call's answer.
+    fn begin(call: &Call, journal: &Arc<Journal>) -> (Self, Attempt) {
+        let (sender, events) = mpsc::channel(EVENTS + 1);
+        let (interest, watched) = watch::channel(Interest::Wanted);
+        let answer = Self {
+            events,
+            interest,
+            journal: Some(Arc::clone(journal)),
+            waits_until: call.limit.map(|limit| Instant::now() + limit),
+            on_drop: if call.request.wire().close_cancels() { Interest::Cancelled } else { Interest::Left },
+            ended: false,
+        };
+        (answer, Attempt::new(sender, watched, Arc::clone(journal)))
+    }
+
+    /// The next event; after [`Event::End`] there is none, and asking again waits for ever. Cancel-safe.
+    pub async fn next(&mut self) -> Event {
+        if self.ended {
+            return std::future::pending().await;
+        }
+        let event = match self.waits_until {
+            None => self.events.recv().await,
+            Some(until) => tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = sleep_until(until) => Some(Event::End(Err(self.waited_out()))),
+            },
+        };
+        let event = event.unwrap_or_else(|| {
+            let text = "the call ended without an answer, which is a fault of Seawall; its log says more.";
+            let fault = Fault::new(Code::Internal, Stage::Answer, text);
+            Event::End(Err(self
+                .journal
+                .as_ref()
+                .map_or_else(|| fault.clone(), |journal| journal.complete(fault.clone()))))
+        });
+        self.ended = matches!(event, Event::End(_));
+        event
+    }
+
+    /// Takes the call back, through a handle that outlives this borrow.
+    pub fn interest(&self) -> watch::Sender<Interest> {
+        self.interest.clone()
+    }
+
+    /// The caller's own limit has passed: the work goes on by the rules, its caller does not wait for it.
+    fn waited_out(&self) -> Fault {
+        self.interest.send_replace(Interest::Left);
+        let text = "the caller's own time limit passed before there was an answer.";
+        let stage = self.journal.as_ref().map_or(Stage::Answer, |journal| journal.stage());
+        let fault = Fault::new(Code::Timeout, stage, text);
+        self.journal.as_ref().map_or_else(|| fault.clone(), |journal| journal.complete(fault.clone()))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let (ended, on_drop) = (self.ended, self.on_drop);
+        self.interest.send_if_modified(|interest| {
+            let changes = !ended && *interest == Interest::Wanted;
+            if changes {
+                *interest = on_drop;
+            }
+            changes
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! Where a call goes: its upstream, its tool, and what both imply.
+
+use super::{
+    Call, Endpoint,
+    admit::Claim,
+    attempt::{Attempt, Ended},
+    journal::Journal,
+};
+use crate::{
+    Gateway,
+    catalog::Tool,
+    time::Clock,
+    upstream::{Lost, Sent, Upstream, Wanted},
+};
+use seawall_proto::{Code, Fault, Reply, Request, Stage, era::serve, mcp::Effects};
+use std::{sync::Arc, time::Duration};
+
+/// How long a stream of changes may be open: it has no deadline.
+const LISTENING: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Where a call goes.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) upstream: Arc<Upstream>,
+    /// What the catalogue knows of the tool; a tool it does not know goes to the upstream as it is.
+    pub(super) tool: Option<Arc<Tool>>,
+    /// The upstream's own name for what the request is about.
+    pub(super) subject: Option<Arc<str>>,
+    /// Bounds the work.
+    pub(super) timeout: Duration,
+    /// Whether it goes by the lane that never queues: lists and streams of changes.
+    pub(super) control: bool,
+    wanted: Wanted,
+}
+
+impl Gateway {
+    pub(super) fn resolve(&self, call: &Call) -> Result<Target, Fault> {
+        let request = &call.request;
+        let is_call = request.method() == "tools/call";
+        let unknown = || {
+            let name = request.subject().map_or("", |name| &**name);
+            let text = format!("no tool is named {name:?}; list the tools to see those there are.");
+            Fault::new(Code::ToolNotFound, Stage::Resolve, text)
+        };
+        let (upstream, subject) = match &call.endpoint {
+            Endpoint::One(name) => (Arc::clone(name), request.subject().cloned()),
+            Endpoint::All => {
+                let public = request.subject().filter(|_| is_call).ok_or_else(unknown)?;
+                let (upstream, tool) = self.catalog.resolve(public).ok_or_else(unknown)?;
+                (upstream, Some(tool))
+            }
+        };
+        let upstream = self.upstream(&upstream).ok_or_else(unknown)?;
+        let tool =
+            subject.as_ref().filter(|_| is_call).and_then(|name| self.catalog.tool(upstream.name(), name));
+        let config = upstream.config();
+        let listens = serve::listens(request);
+        let lists = request.method().ends_with("/list");
+        let timeout = match &tool {
+            Some(tool) => tool.timeout,
+            None if listens => LISTENING,
+            None if lists => config.list_timeout,
+            None => config.timeout,
+        };
+        let wanted = Wanted::by(call);
+        Ok(Target { tool, subject, timeout, control: lists || listens, wanted, upstream })
+    }
+
+    pub(super) fn authorise(&self, call: &Call, target: Target) -> Result<Target, Fault> {
+        let Some(tool) = target.subject.as_ref().filter(|_| call.request.method() == "tools/call") else {
+            return Ok(target);
+        };
+        if call.caller.may_use(target.upstream.name(), tool) {
+            return Ok(target);
+        }
+        let text = format!("the caller {} may not use {}__{tool}.", call.caller.name, target.upstream.name());
+        Err(Fault::new(Code::Forbidden, Stage::Authorise, text))
+    }
+}
+
+/// The record of a call that found no target.
+pub(super) fn unresolved(call: &Call, clock: Clock) -> Journal {
+    let tool = call.request.subject().cloned().unwrap_or_else(|| Arc::from(""));
+    Journal::new(
+        Arc::clone(&call.caller.name),
+        Arc::from(""),
+        tool,
+        call.request.method().into(),
+        false,
+        clock,
+    )
+}
+
+impl Target {
+    /// Checks the arguments, and the headers that repeat them. The error is the call's end.
+    pub(super) fn validate(&self, request: &Request) -> Result<(), Result<Reply, Fault>> {
+        let Some(tool) = &self.tool else { return Ok(()) };
+        if let Some(refusal) = serve::check_parameters(request, &tool.declared.header_parameters) {
+            return Err(Ok(refusal));
+        }
+        tool.validate(request.arguments().as_ref()).map_err(|faults| {
+            let text = format!("{faults}. Nothing was sent; correct the arguments and call again.");
+            let upstream = Some(Arc::clone(self.upstream.name()));
+            Err(Fault { upstream, ..Fault::new(Code::InvalidArguments, Stage::Validate, text) })
+        })
+    }
+
+    pub(super) fn journal(&self, call: &Call, clock: Clock) -> Journal {
+        let about =
+            self.tool.as_ref().map(|tool| Arc::clone(&tool.declared.name)).or_else(|| self.subject.clone());
+        Journal::new(
+            Arc::clone(&call.caller.name),
+            Arc::clone(self.upstream.name()),
+            about.unwrap_or_else(|| call.request.method().into()),
+            call.request.method().into(),
+            self.tool.is_some(),
+            clock,
+        )
+    }
+
+    pub(super) fn claim(&self, call: &Call) -> Claim {
+        Claim {
+            caller: Arc::clone(&call.caller.name),
+            conversation: call.conversation.clone(),
+            upstream: Arc::clone(self.upstream.name()),
+            upstream_limit: self.upstream.config().limit.map(usize::from),
+            tool: self
+                .tool
+                .as_ref()
+                .map_or_else(|| call.request.method().into(), |tool| Arc::clone(&tool.declared.name)),
+        }
+    }
+
+    /// Whom an instance for it must be for.
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// What the call may change.
+    pub(super) fn effects(&self, request: &Request) -> Effects {
+        match &self.tool {
+            Some(tool) => tool.effects,
+            None if request.method() == "tools/call" || request.method().starts_with("tasks/") => {
+                Effects::Writes
+            }
+            None => Effects::None,
+        }
+    }
+
+    /// Whether it may be tried once more: only where nothing was sent, and starting failed for a reason that
+    /// another start may not meet.
+    pub(super) fn may_retry(&self, lost: &Lost) -> bool {
+        lost.sent == Sent::No && !lost.timed_out
+    }
+
+    /// Ends an instance that was made for this call alone.
+    pub(super) fn release(&self, _: &Call) {
+        self.upstream.end_call(&self.wanted);
+    }
+
+    /// The fault of a call that ended without a reply.
+    pub(super) fn fault(&self, ended: Ended, attempt: &Attempt) -> Fault {
+        let name = self.upstream.name();
+        let stage = attempt.stage();
+        let lost = match ended {
+            Ended::TimedOut => {
+                let text = if attempt.may_have_run() {
+                    format!(
+                        "server {name:?} gave no answer in {:?}; it may still be running. Look at what it did before \
+                         calling again.",
+                        self.timeout
+                    )
+                } else {
+                    format!(
+                        "server {name:?} was not ready within {:?}; nothing was sent. Try again.",
+                        self.timeout
+                    )
+                };
+                return Fault::new(Code::Timeout, stage, text);
+            }
+            Ended::Cancelled => return Fault::new(Code::Cancelled, stage, "the caller took the call back."),
+            Ended::Lost(lost) => lost,
+        };
+        let why = &lost.why;
+        let (code, text) = if lost.timed_out {
+            (Code::Timeout, format!("server {name:?} could not be started: {why}. Nothing was sent."))
+        } else if lost.sent == Sent::No {
+            (Code::UpstreamUnavailable, format!("server {name:?} is not available: {why}. Nothing was sent."))
+        } else if lost.too_large {
+            (Code::TooLarge, format!("server {name:?}: {why}. It has run; ask it for less."))
+        } else if lost.answered {
+            (Code::UpstreamError, format!("server {name:?} gave no proper answer: {why}."))
+        } else if attempt.effects() == Effects::None {
+            let text =
+                format!("server {name:?} was lost: {why}. The tool only reads, so it can be called again.");
+            (Code::UpstreamUnavailable, text)
+        } else {
+            let text = format!(
+                "server {name:?} was lost after the call was sent: {why}. It may have acted; look before calling again."
+            );
+            (Code::OutcomeUnknown, text)
+        };
+        Fault::new(code, stage, text)
+    }
+}

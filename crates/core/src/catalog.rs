@@ -1,0 +1,349 @@
+//! The catalogue: what every upstream offers, as it last said, kept across restarts.
+//!
+//! Lists are answered from here, so that no upstream that is slow, stopped or gone can empty anybody's list. What is
+//! known of an upstream is kept by what it is (its command or URL), and by what the client that asked can do:
+//! servers show different tools to clients of different capabilities.
+
+mod names;
+mod validate;
+
+use crate::config;
+use names::{fold, hashed, public_name};
+use seawall_jobs::{Draft, Expect, Store, StoreError};
+use seawall_proto::{
+    Raw,
+    era::{Face, Spoken, peer::Peer},
+    mcp::{self, Effects},
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::sync::broadcast;
+use validate::Validator;
+
+/// Version of the bytes kept in the store.
+const FORMAT: u64 = 1;
+const NAMESPACE: &str = "catalogue";
+const ERAS: &str = "eras";
+/// Most listings kept per upstream, one per kind of client.
+const LISTINGS: usize = 16;
+/// Changes a listener may lag behind before it is told only that something changed.
+const CHANGES: usize = 64;
+
+/// One tool of one upstream.
+#[derive(Debug)]
+pub struct Tool {
+    /// The upstream's own declaration.
+    pub declared: mcp::Tool,
+    /// Its name where every upstream's tools are listed together.
+    pub public: Arc<str>,
+    /// What a call may change, as configured or declared.
+    pub effects: Effects,
+    /// Bounds one call.
+    pub timeout: Duration,
+    /// Its declaration under its public name.
+    listed: String,
+    validator: OnceLock<Option<Validator>>,
+}
+
+/// What one upstream offers to one kind of client.
+#[derive(Debug)]
+pub struct Listing {
+    /// What the upstream said of itself when it was opened.
+    pub peer: Peer,
+    /// Its tools, in its order.
+    pub tools: Vec<Arc<Tool>>,
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+/// Everything known of all upstreams.
+pub struct Catalog {
+    known: RwLock<Known>,
+    changes: broadcast::Sender<Arc<str>>,
+    store: Option<Store>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    upstreams: HashMap<Arc<str>, Entry>,
+    /// Public names, as they stand and folded, to upstream and tool.
+    names: HashMap<String, (Arc<str>, Arc<str>)>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    listings: HashMap<String, Arc<Listing>>,
+    /// The listing for clients of no capabilities, or else the last one made.
+    common: Option<Arc<Listing>>,
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Catalog")
+    }
+}
+
+impl Tool {
+    /// Checks arguments against the tool's schema. A schema that does not compile lets everything pass.
+    ///
+    /// # Errors
+    /// One sentence that names each field at fault.
+    pub fn validate(&self, arguments: Option<&Raw>) -> Result<(), String> {
+        let validator = self.validator.get_or_init(|| {
+            self.declared.input_schema.as_ref().and_then(|schema| match Validator::compile(schema) {
+                Ok(validator) => Some(validator),
+                Err(reason) => {
+                    tracing::warn!(
+                        tool = &*self.public,
+                        reason,
+                        "its schema does not compile; arguments pass unchecked"
+                    );
+                    None
+                }
+            })
+        });
+        validator.as_ref().map_or(Ok(()), |validator| validator.check(arguments))
+    }
+
+    /// Its declaration under its public name, as JSON text.
+    pub fn listed(&self) -> &str {
+        &self.listed
+    }
+}
+
+impl Listing {
+    /// A listing of what `upstream` declared.
+    pub fn new(upstream: &config::Upstream, peer: Peer, declarations: Vec<Raw>) -> Self {
+        let mut tools = Vec::with_capacity(declarations.len());
+        let mut by_name = HashMap::new();
+        let mut folded = HashSet::new();
+        for declared in declarations.into_iter().filter_map(mcp::Tool::read) {
+            if by_name.contains_key(&declared.name) {
+                continue;
+            }
+            by_name.insert(Arc::clone(&declared.name), tools.len());
+            let configured = upstream.tools.get(&*declared.name);
+            let believed = if upstream.trust_hints { declared.effects } else { Effects::Writes };
+            let mut public = public_name(&upstream.name, &declared.name);
+            if !folded.insert(fold(&public)) {
+                public = hashed(&public, &upstream.name, &declared.name);
+            }
+            let public: Arc<str> = public.into();
+            tools.push(Arc::new(Tool {
+                listed: declared.declared_as(&public, &upstream.name),
+                effects: configured.and_then(|tool| tool.effects).unwrap_or(believed),
+                timeout: configured.and_then(|tool| tool.timeout).unwrap_or(upstream.timeout),
+                validator: OnceLock::new(),
+                public,
+                declared,
+            }));
+        }
+        Self { peer, tools, by_name }
+    }
+
+    /// A tool by its own name.
+    pub fn tool(&self, name: &str) -> Option<&Arc<Tool>> {
+        self.by_name.get(name).map(|at| &self.tools[*at])
+    }
+
+    /// Whether another listing says the same.
+    fn equals(&self, other: &Self) -> bool {
+        self.peer.opening() == other.peer.opening()
+            && self.tools.len() == other.tools.len()
+            && self
+                .tools
+                .iter()
+                .zip(&other.tools)
+                .all(|(a, b)| a.declared.declaration == b.declared.declaration)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let tools: Vec<&str> = self.tools.iter().map(|tool| tool.declared.declaration.as_str()).collect();
+        // Declarations are kept as strings: a tree would lose the digits of big numbers.
+        json!({
+            "format": FORMAT,
+            "version": self.peer.wire().version(),
+            "opening": self.peer.opening().as_str(),
+            "tools": tools,
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn from_bytes(upstream: &config::Upstream, bytes: &[u8]) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        if value["format"] != FORMAT {
+            return None;
+        }
+        let raw = |text: &str| Raw::parse(text.to_owned().into()).ok();
+        let peer = Peer::recall(value["version"].as_str()?, raw(value["opening"].as_str()?)?)?;
+        let tools = value["tools"].as_array()?.iter().filter_map(|tool| raw(tool.as_str()?)).collect();
+        Some(Self::new(upstream, peer, tools))
+    }
+}
+
+/// The key of what is shown to clients like this one.
+pub fn fingerprint(face: &Face) -> String {
+    let digest = Sha256::digest(face.fingerprint().as_str());
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Catalog {
+    /// An empty catalogue. Without a store it is not kept.
+    pub fn new(store: Option<Store>) -> Self {
+        Self { known: RwLock::default(), changes: broadcast::channel(CHANGES).0, store }
+    }
+
+    /// Reads what was kept of these upstreams: their eras come back by name. What cannot be read is left out.
+    pub async fn load(&self, upstreams: &[Arc<config::Upstream>]) -> HashMap<String, Spoken> {
+        let Some(store) = &self.store else { return HashMap::new() };
+        let by_key: HashMap<String, &Arc<config::Upstream>> =
+            upstreams.iter().map(|upstream| (upstream.key(), upstream)).collect();
+        let now = jiff::Timestamp::now().as_millisecond();
+        match store.list(NAMESPACE, now).await {
+            Ok(records) => {
+                for record in records {
+                    let Some((key, fingerprint)) = record.key.split_once(':') else { continue };
+                    let Some(upstream) = by_key.get(key) else { continue };
+                    if let Some(listing) = Listing::from_bytes(upstream, &record.bytes) {
+                        self.put(&Arc::from(upstream.name.as_str()), fingerprint, listing);
+                    }
+                }
+            }
+            Err(fault) => tracing::error!(%fault, "the catalogue could not be read"),
+        }
+        match store.list(ERAS, now).await {
+            Ok(records) => records
+                .into_iter()
+                .filter_map(|record| {
+                    let upstream = by_key.get(&record.key)?;
+                    Some((upstream.name.clone(), Spoken::from_byte(*record.bytes.first()?)))
+                })
+                .collect(),
+            Err(fault) => {
+                tracing::error!(%fault, "the upstreams' eras could not be read");
+                HashMap::new()
+            }
+        }
+    }
+
+    /// Keeps which eras an upstream speaks.
+    pub async fn keep_eras(&self, key: &str, spoken: Spoken) {
+        self.keep(ERAS, key, &[spoken.to_byte()]).await;
+    }
+
+    /// Takes in what an upstream offers to clients of one fingerprint, keeps it, and tells whether it is news.
+    pub async fn learn(&self, upstream: &Arc<str>, key: &str, fingerprint: &str, listing: Listing) -> bool {
+        let bytes = listing.to_bytes();
+        if !self.put(upstream, fingerprint, listing) {
+            return false;
+        }
+        self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
+        let _ = self.changes.send(Arc::clone(upstream));
+        true
+    }
+
+    async fn keep(&self, namespace: &str, key: &str, bytes: &[u8]) {
+        let Some(store) = &self.store else { return };
+        let draft = Draft { namespace, key, owner: "", bytes, expires: None };
+        // A store that cannot be written is a visible fault, never a stopped call path.
+        match store.put(draft, Expect::Any, jiff::Timestamp::now().as_millisecond()).await {
+            Ok(_) => {}
+            Err(fault @ (StoreError::Full { .. } | StoreError::ReadOnly { .. })) => {
+                tracing::error!(%fault, "what an upstream offers could not be kept");
+            }
+            Err(fault) => tracing::warn!(%fault, "what an upstream offers could not be kept"),
+        }
+    }
+
+    /// Forgets upstreams that are configured no more.
+    pub fn retain(&self, upstreams: &[Arc<str>]) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.upstreams.retain(|name, _| upstreams.contains(name));
+        known.index();
+    }
+
+    /// Forgets one upstream, whose configuration changed.
+    pub fn forget(&self, upstream: &Arc<str>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.upstreams.remove(upstream);
+        known.index();
+    }
+
+    /// Hears of each upstream whose tools change, by name.
+    pub fn changes(&self) -> broadcast::Receiver<Arc<str>> {
+        self.changes.subscribe()
+    }
+
+    /// What an upstream offers to clients of this fingerprint, or to any.
+    pub fn listing(&self, upstream: &str, fingerprint: &str) -> Option<Arc<Listing>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.upstreams.get(upstream)?;
+        entry.listings.get(fingerprint).or(entry.common.as_ref()).cloned()
+    }
+
+    /// What an upstream offers to clients of exactly this fingerprint.
+    pub fn exact(&self, upstream: &str, fingerprint: &str) -> Option<Arc<Listing>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.upstreams.get(upstream)?.listings.get(fingerprint).cloned()
+    }
+
+    /// A tool of an upstream by its own name, in whichever listing has it.
+    pub fn tool(&self, upstream: &str, name: &str) -> Option<Arc<Tool>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.upstreams.get(upstream)?;
+        let common = entry.common.iter().find_map(|listing| listing.tool(name));
+        common.or_else(|| entry.listings.values().find_map(|listing| listing.tool(name))).cloned()
+    }
+
+    /// The upstream and tool that a public name stands for; models change case and dashes, so folded names do too.
+    pub fn resolve(&self, public: &str) -> Option<(Arc<str>, Arc<str>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.names.get(public).or_else(|| known.names.get(&fold(public))).cloned()
+    }
+
+    fn put(&self, upstream: &Arc<str>, fingerprint: &str, listing: Listing) -> bool {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.upstreams.entry(Arc::clone(upstream)).or_default();
+        if entry.listings.get(fingerprint).is_some_and(|old| old.equals(&listing)) {
+            return false;
+        }
+        let listing = Arc::new(listing);
+        if entry.listings.len() >= LISTINGS && !entry.listings.contains_key(fingerprint) {
+            let common = self::fingerprint(&Face::own());
+            if let Some(oldest) = entry.listings.keys().find(|key| **key != common).cloned() {
+                entry.listings.remove(&oldest);
+            }
+        }
+        entry.listings.insert(fingerprint.to_owned(), Arc::clone(&listing));
+        let own = self::fingerprint(&Face::own());
+        if fingerprint == own || !entry.listings.contains_key(&own) {
+            entry.common = Some(listing);
+        }
+        known.index();
+        true
+    }
+}
+
+impl Known {
+    fn index(&mut self) {
+        let mut names = HashMap::new();
+        for (upstream, entry) in &self.upstreams {
+            for tool in entry.listings.values().flat_map(|listing| &listing.tools) {
+                let target = (Arc::clone(upstream), Arc::clone(&tool.declared.name));
+                names.insert(fold(&tool.public), target.clone());
+                names.insert(tool.public.to_string(), target);
+            }
+        }
+        self.names = names;
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -1,0 +1,46 @@
+//! What upstreams say of their own accord, and to whom it goes.
+
+use crate::{
+    Gateway,
+    life::Task,
+    upstream::{Broadcast, Outlet},
+};
+use seawall_proto::{era::peer::Topic, event::Answer};
+use std::sync::{Arc, Weak};
+
+/// The way from an upstream's instances to the conversations.
+pub(crate) fn outlet(gateway: Weak<Gateway>) -> Outlet {
+    Arc::new(move |upstream, conversation, broadcast| {
+        let Some(gateway) = gateway.upgrade() else { return };
+        gateway.hear(upstream, conversation, broadcast);
+    })
+}
+
+impl Gateway {
+    fn hear(self: &Arc<Self>, upstream: &Arc<str>, conversation: Option<&Arc<str>>, broadcast: Broadcast) {
+        let conversation = conversation.and_then(|id| self.conversations.find(id));
+        match (broadcast, conversation) {
+            (Broadcast::Notification(message, Topic::Tools), conversation) => {
+                // The catalogue has it before anybody is told.
+                let (this, upstream) = (Arc::clone(self), Arc::clone(upstream));
+                self.life.spawn(Task::Follow, async move {
+                    this.refresh(&upstream, conversation.as_ref()).await;
+                    if let Some(conversation) = conversation {
+                        conversation.say(message.body().clone());
+                    }
+                });
+            }
+            (Broadcast::Notification(message, _), Some(conversation)) => {
+                conversation.say(message.body().clone())
+            }
+            (Broadcast::Notification(..), None) => {}
+            (Broadcast::Ask(ask), Some(conversation)) => {
+                let question = conversation.ask(ask);
+                conversation.say(question);
+            }
+            (Broadcast::Ask(ask), None) => {
+                ask.reply.answer(Answer::Refused("there is no client to ask"));
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The engine of Seawall: the call path, admission, upstreams, the catalogue and conversations.
+//!
+//! A [`Gateway`] is all of a daemon but its front doors. Whatever reaches an upstream goes through
+//! [`Gateway::call`]; lists are answered by [`Gateway::list_tools`] from the catalogue, which is filled through it.
+
+pub mod call;
+pub mod catalog;
+pub mod config;
+pub mod conversation;
+mod hear;
+pub mod life;
+pub mod list;
+pub mod status;
+pub mod telemetry;
+pub mod time;
+pub mod upstream;
+
+use call::{
+    admit::Admission,
+    auth::{Caller, Callers},
+};
+use catalog::Catalog;
+use config::Config;
+use conversation::Conversations;
+use life::{Life, Task};
+use seawall_jobs::Store;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, Weak},
+    time::Duration,
+};
+use telemetry::Telemetry;
+use tokio::time::sleep;
+use upstream::Upstream;
+
+/// How often the admission counters are compared with the holder table.
+const AUDIT: Duration = Duration::from_secs(30);
+
+/// A daemon without its front doors.
+#[derive(Debug)]
+pub struct Gateway {
+    setup: RwLock<Arc<Setup>>,
+    catalog: Catalog,
+    admission: Admission,
+    conversations: Conversations,
+    life: Life,
+    telemetry: Telemetry,
+    own: Arc<Caller>,
+    this: Weak<Gateway>,
+}
+
+/// What one configuration has become. Replaced whole.
+#[derive(Debug)]
+struct Setup {
+    config: Arc<Config>,
+    callers: Callers,
+    upstreams: Vec<Arc<Upstream>>,
+    by_name: HashMap<Arc<str>, Arc<Upstream>>,
+}
+
+impl Gateway {
+    /// Builds a gateway. What the store has kept is read; without one nothing is kept. Upstreams are asked what
+    /// they offer in tasks of their own.
+    ///
+    /// # Errors
+    /// What cannot work, one sentence each: certificates that cannot be read.
+    pub async fn new(
+        config: Arc<Config>,
+        store: Option<Store>,
+        life: Life,
+    ) -> Result<Arc<Self>, Vec<String>> {
+        let catalog = Catalog::new(store);
+        let spoken = catalog.load(&config.upstreams).await;
+        let (config_for_limits, life_of) = (Arc::clone(&config), life.clone());
+        let mut faults = Vec::new();
+        let gateway = Arc::new_cyclic(|this: &Weak<Self>| {
+            let setup = Setup::new(config, &life_of, this, None).unwrap_or_else(|(setup, found)| {
+                faults = found;
+                setup
+            });
+            for upstream in &setup.upstreams {
+                upstream.remember(spoken.get(&**upstream.name()).copied().unwrap_or_default());
+            }
+            Self {
+                setup: RwLock::new(Arc::new(setup)),
+                catalog,
+                admission: Admission::new(config_for_limits.limits.clone()),
+                conversations: Conversations::default(),
+                life: life_of,
+                telemetry: Telemetry::default(),
+                own: Arc::new(Caller::unlimited("seawall")),
+                this: this.clone(),
+            }
+        });
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        gateway.keep_house();
+        for upstream in gateway.upstreams() {
+            gateway.probe(&upstream);
+        }
+        Ok(gateway)
+    }
+
+    /// Takes another configuration: upstreams that did not change keep their instances, the others end theirs.
+    ///
+    /// # Errors
+    /// Why it cannot work; the old one stays.
+    pub fn reload(self: &Arc<Self>, config: Arc<Config>) -> Result<(), Vec<String>> {
+        let old = self.setup();
+        let new = Setup::new(Arc::clone(&config), &self.life, &self.this, Some(&old))
+            .map_err(|(_, faults)| faults)?;
+        let new = Arc::new(new);
+        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        self.admission.set_limits(config.limits.clone());
+        for gone in &old.upstreams {
+            let kept = new.by_name.get(gone.name());
+            if kept.is_some_and(|kept| Arc::ptr_eq(kept, gone)) {
+                continue;
+            }
+            gone.restart("its configuration changed");
+            if kept.is_none_or(|kept| kept.key() != gone.key() || kept.config().tools != gone.config().tools)
+            {
+                self.catalog.forget(gone.name());
+            }
+        }
+        let names: Vec<Arc<str>> = new.upstreams.iter().map(|upstream| Arc::clone(upstream.name())).collect();
+        self.catalog.retain(&names);
+        for upstream in &new.upstreams {
+            if old.by_name.get(upstream.name()).is_none_or(|kept| !Arc::ptr_eq(kept, upstream)) {
+                self.probe(upstream);
+            }
+        }
+        Ok(())
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.setup().config)
+    }
+
+    /// Who presents this token, or `local` where none is needed.
+    pub fn caller(&self, token: Option<&str>) -> Option<Arc<Caller>> {
+        self.setup().callers.find(token).cloned()
+    }
+
+    /// Whether callers must present tokens.
+    pub fn needs_tokens(&self) -> bool {
+        self.setup().callers.need_tokens()
+    }
+
+    /// An upstream by name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.setup().by_name.get(name).cloned()
+    }
+
+    /// Every upstream that is in use, in configured order.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.setup().upstreams.clone()
+    }
+
+    /// Open conversations.
+    pub fn conversations(&self) -> &Conversations {
+        &self.conversations
+    }
+
+    /// The catalogue.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The daemon's tasks.
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Ends a conversation and the instances that were its own.
+    pub fn end_conversation(&self, id: &str) -> bool {
+        let Some(ended) = self.conversations.end(id) else { return false };
+        self.end_instances(&ended.id);
+        true
+    }
+
+    /// Ends every instance of an upstream; `None` when there is no such upstream.
+    pub fn restart(self: &Arc<Self>, name: &str) -> Option<()> {
+        let upstream = self.upstream(name)?;
+        upstream.restart("it was restarted");
+        self.probe(&upstream);
+        Some(())
+    }
+
+    /// Drains: no new work, then at most `grace` for what runs, then the end of every instance. Returns how many
+    /// tasks did not end by themselves.
+    pub async fn end(&self, grace: Duration) -> usize {
+        self.life.drain();
+        for conversation in self.conversations.all() {
+            self.conversations.end(&conversation.id);
+        }
+        let waited = tokio::time::Instant::now();
+        while !self.admission.rows().is_empty() && waited.elapsed() < grace {
+            sleep(Duration::from_millis(10)).await;
+        }
+        for upstream in self.upstreams() {
+            upstream.restart("Seawall is stopping");
+        }
+        let left = grace.saturating_sub(waited.elapsed()).max(Duration::from_secs(5));
+        self.life.end(left).await
+    }
+
+    fn end_instances(&self, conversation: &Arc<str>) {
+        for upstream in self.upstreams() {
+            upstream.end_conversation(conversation);
+        }
+    }
+
+    fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.setup.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts what runs as long as the daemon does.
+    fn keep_house(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        self.life.spawn(Task::Housekeeping, async move {
+            loop {
+                sleep(AUDIT).await;
+                for finding in this.admission.audit() {
+                    tracing::error!(finding, "admission does not add up");
+                }
+            }
+        });
+        let this = Arc::clone(self);
+        self.life.spawn(Task::Housekeeping, async move {
+            loop {
+                let idle = this.config().limits.session_idle;
+                sleep((idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))).await;
+                for expired in this.conversations.expire(idle) {
+                    this.end_instances(&expired.id);
+                }
+            }
+        });
+    }
+}
+
+impl Setup {
+    /// Builds what a configuration asks for, taking over what did not change. With faults, what could be built
+    /// comes with them.
+    fn new(
+        config: Arc<Config>,
+        life: &Life,
+        gateway: &Weak<Gateway>,
+        old: Option<&Self>,
+    ) -> Result<Self, (Self, Vec<String>)> {
+        let (mut upstreams, mut faults) = (Vec::new(), Vec::new());
+        for configured in
+            config.upstreams.iter().filter(|upstream| upstream.enabled && upstream.needs.is_empty())
+        {
+            let same_limits = old.is_some_and(|old| old.config.limits.message == config.limits.message);
+            let kept = old
+                .and_then(|old| old.by_name.get(configured.name.as_str()))
+                .filter(|old| same_limits && *old.config() == **configured);
+            if let Some(kept) = kept {
+                upstreams.push(Arc::clone(kept));
+                continue;
+            }
+            let outlet = hear::outlet(gateway.clone());
+            match Upstream::new(Arc::clone(configured), config.limits.message, life.clone(), outlet) {
+                Ok(upstream) => {
+                    if let Some(old) = old.and_then(|old| old.by_name.get(configured.name.as_str()))
+                        && old.key() == upstream.key()
+                    {
+                        upstream.remember(old.spoken());
+                    }
+                    upstreams.push(upstream);
+                }
+                Err(fault) => faults.push(format!("server {:?}: {fault}", configured.name)),
+            }
+        }
+        let by_name =
+            upstreams.iter().map(|upstream| (Arc::clone(upstream.name()), Arc::clone(upstream))).collect();
+        let setup = Self { callers: Callers::new(&config.callers), upstreams, by_name, config };
+        if faults.is_empty() { Ok(setup) } else { Err((setup, faults)) }
+    }
+}

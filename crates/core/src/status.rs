@@ -1,0 +1,103 @@
+//! What the daemon shows of itself to whoever may ask.
+
+use crate::{Gateway, telemetry::Gauges};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+impl Gateway {
+    /// Everything `seawall status` shows, as JSON.
+    pub fn status(&self) -> Value {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let in_use = self.upstreams();
+        let upstreams: Vec<Value> = self
+            .config()
+            .upstreams
+            .iter()
+            .map(|configured| {
+                let upstream = in_use.iter().find(|upstream| **upstream.name() == *configured.name);
+                let listing = self.catalog.listing(&configured.name, "");
+                let failure = upstream.and_then(|upstream| upstream.failure());
+                let instances = upstream.map_or_else(Vec::new, |upstream| upstream.statuses());
+                let state = if !configured.enabled {
+                    String::from("disabled")
+                } else if !configured.needs.is_empty() {
+                    format!("needs {}", configured.needs.join(", "))
+                } else if failure.is_some() {
+                    String::from("failed")
+                } else if !instances.is_empty() {
+                    String::from("running")
+                } else if listing.is_some() {
+                    String::from("idle")
+                } else {
+                    String::from("starting")
+                };
+                json!({
+                    "name": configured.name,
+                    "kind": match configured.kind {
+                        crate::config::Kind::Stdio { .. } => "stdio",
+                        crate::config::Kind::Http { .. } => "http",
+                    },
+                    "state": state,
+                    "tools": listing.map_or(0, |listing| listing.tools.len()),
+                    "failure": failure.map(|failure| json!({"stage": failure.stage, "message": failure.message})),
+                    "instances": instances.iter().map(|instance| json!({
+                        "key": instance.key,
+                        "era": instance.version,
+                        "pid": instance.pid,
+                        "in_flight": instance.in_flight,
+                        "age_ms": ms(instance.age),
+                    })).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let permits: Vec<Value> = self
+            .admission
+            .rows()
+            .iter()
+            .map(|row| {
+                json!({
+                    "caller": &*row.claim.caller,
+                    "conversation": row.claim.conversation.as_deref(),
+                    "upstream": &*row.claim.upstream,
+                    "tool": &*row.claim.tool,
+                    "since_ms": ms(row.since.elapsed()),
+                    "caller_half": row.caller_half,
+                    "upstream_half": row.upstream_half,
+                })
+            })
+            .collect();
+        let loads: Vec<Value> = self
+            .admission
+            .loads()
+            .iter()
+            .map(|load| json!({"scope": load.scope, "name": &*load.name, "in_use": load.in_use, "waiting": load.waiting}))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "listen": self.config().listen.to_string(),
+            "conversations": self.conversations.len(),
+            "pending": in_use.iter().map(|upstream| upstream.pending()).sum::<usize>(),
+            "permits": permits,
+            "loads": loads,
+            "descriptors": seawall_proc::open_descriptors(),
+            "children": in_use.iter().map(|upstream| upstream.processes()).sum::<usize>(),
+            "resident_bytes": seawall_proc::resident_bytes(),
+            "tasks": self.life.tasks(),
+            "draining": self.life.is_draining(),
+            "upstreams": upstreams,
+        })
+    }
+
+    /// Every metric in the OpenMetrics text format.
+    pub fn metrics(&self) -> String {
+        let instances = self
+            .upstreams()
+            .iter()
+            .map(|upstream| (Arc::clone(upstream.name()), upstream.running()))
+            .collect();
+        let gauges =
+            Gauges { loads: self.admission.loads(), conversations: self.conversations.len(), instances };
+        self.telemetry.render(&gauges)
+    }
+}

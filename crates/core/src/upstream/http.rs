@@ -1,0 +1,426 @@
+//! Upstreams over streamable HTTP, of both eras.
+//!
+//! Each request is a POST of its own. In the era with sessions an instance is one session: opened with
+//! `initialize`, followed by a GET stream where somebody listens, ended with DELETE, opened anew when the upstream
+//! has forgotten it (404, which says that nothing was done). In the other era an instance is no more than what the
+//! upstream said of itself.
+
+mod client;
+mod exchange;
+
+use super::{Broadcast, Lost, Plan, Sent};
+use crate::life::{Life, Task};
+use bytes::Bytes;
+use client::Client;
+pub use exchange::Exchange;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use seawall_proto::{
+    Ask, Message, Reply, ReplySlot, Request,
+    era::{
+        Spoken,
+        opening::{Heard as Opened, Opening, Step},
+        peer::{Incoming as FromUpstream, Minted, Outgoing, Peer, answer_upstream},
+    },
+    event::Answer,
+    sse::SseReader,
+};
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+const SESSION: &str = "mcp-session-id";
+const LAST_EVENT: &str = "last-event-id";
+const STREAM: &str = "text/event-stream";
+/// How long a message that nobody waits for may take.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+/// How long a broken stream of an upstream's own messages waits before it is opened again, at first and at most.
+const FOLLOW_AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// Most bytes of an answer that is no result which are read to find out what it says.
+const ERROR_BODY: usize = 64 * 1024;
+
+/// Makes instances of one endpoint.
+#[derive(Debug)]
+pub struct Connector {
+    endpoint: Arc<Endpoint>,
+}
+
+/// Where requests go, and what goes with each.
+#[derive(Debug)]
+struct Endpoint {
+    client: Client,
+    uri: Uri,
+    headers: HeaderMap,
+    /// The largest message, in bytes.
+    message: usize,
+}
+
+/// One session, or an endpoint that has none.
+pub struct Instance {
+    endpoint: Arc<Endpoint>,
+    peer: Peer,
+    session: Option<HeaderValue>,
+    /// What goes with every message of this instance.
+    headers: HeaderMap,
+    next: AtomicU64,
+    in_flight: AtomicUsize,
+    followed: AtomicBool,
+    gone: CancellationToken,
+    life: Life,
+    say: Arc<dyn Fn(Broadcast) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("uri", &self.endpoint.uri).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    pub(super) fn new(
+        url: &str,
+        headers: &[(String, crate::config::Secret)],
+        ca_file: Option<&Path>,
+        message: usize,
+    ) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|error| format!("`url`: {error}"))?;
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let bad = |what: &str| format!("`headers.{name}` is not a valid header {what}");
+            let name = HeaderName::try_from(name.as_str()).map_err(|_| bad("name"))?;
+            let mut value = HeaderValue::try_from(value.expose()).map_err(|_| bad("value"))?;
+            value.set_sensitive(true);
+            map.append(name, value);
+        }
+        map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        map.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        let client = Client::new(&uri, ca_file)?;
+        Ok(Self { endpoint: Arc::new(Endpoint { client, uri, headers: map, message }) })
+    }
+
+    /// Opens a session, or learns what the endpoint says of itself.
+    pub(super) async fn open(&self, plan: &Plan, life: &Life) -> (Result<Arc<Instance>, Lost>, Spoken) {
+        let mut opening = Opening::new(plan.pin, plan.spoken, &plan.wire, Arc::clone(&plan.face));
+        let mut session = None;
+        loop {
+            match opening.step() {
+                Step::Send { body, headers, probe, .. } => {
+                    let headers = headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), value));
+                    let headers = extend(self.endpoint.headers.clone(), headers);
+                    let asked = self.ask(body, headers);
+                    let heard = if probe {
+                        timeout(plan.probe_budget(), asked).await.unwrap_or((Opened::Silence, None))
+                    } else {
+                        asked.await
+                    };
+                    session = heard.1;
+                    opening.heard(&heard.0);
+                }
+                Step::Open(peer) => {
+                    let instance = Instance::new(&self.endpoint, *peer, session, plan, life);
+                    let spoken = opening.spoken();
+                    if let Some(opened) = instance.peer.opened()
+                        && let Err(lost) = instance.post_once(opened).await
+                    {
+                        instance.end("it could not be opened");
+                        return (Err(lost), spoken);
+                    }
+                    return (Ok(instance), spoken);
+                }
+                Step::Failed(reason) => return (Err(Lost::new(Sent::No, reason)), opening.spoken()),
+            }
+        }
+    }
+
+    /// Sends an opening request and reads its answer.
+    async fn ask(&self, body: Bytes, headers: HeaderMap) -> (Opened, Option<HeaderValue>) {
+        let response = match self.endpoint.send(Method::POST, headers, body).await {
+            Ok(response) => response,
+            Err(lost) => return (Opened::Gone(lost.why), None),
+        };
+        let session = response.headers().get(SESSION).cloned();
+        let status = response.status().as_u16();
+        let heard = match self.endpoint.first_response(response).await {
+            Ok(Some(message)) => Opened::Response(message),
+            Ok(None) => Opened::Status(status),
+            Err(lost) => Opened::Gone(lost.why),
+        };
+        (heard, session)
+    }
+}
+
+impl Endpoint {
+    /// Sends one HTTP request and waits for the head of its answer.
+    async fn send(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Lost> {
+        let mut request = HttpRequest::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        self.client.request(request).await
+    }
+
+    /// The first JSON-RPC response in an HTTP answer, be it a body or a stream; `None` where there is none.
+    async fn first_response(&self, response: Response<Incoming>) -> Result<Option<Message>, Lost> {
+        if !is_stream(&response) {
+            let body = self.collect(response).await?;
+            return Ok(Message::parse(body).ok().filter(|message| message.method().is_none()));
+        }
+        let mut body = response.into_body();
+        let mut reader = SseReader::new(self.message);
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| Lost::new(Sent::Maybe, format!("its stream broke: {error}")))?;
+            reader.feed(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(event) = reader.next_event().map_err(|error| Lost::nonsense(error.to_string()))? {
+                if let Ok(message) = Message::parse(event.data)
+                    && message.method().is_none()
+                {
+                    return Ok(Some(message));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The whole body of an answer, within the limit.
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, Lost> {
+        let limit = if response.status().is_success() { self.message } else { self.message.min(ERROR_BODY) };
+        let body = Limited::new(response.into_body(), limit).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                let why = format!("its answer was larger than the limit ({limit} bytes)");
+                Lost { too_large: true, ..Lost::nonsense(why) }
+            } else {
+                Lost::new(Sent::Maybe, format!("its answer broke off: {error}"))
+            }
+        })
+    }
+}
+
+fn is_stream(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with(STREAM))
+}
+
+fn extend(mut map: HeaderMap, headers: impl IntoIterator<Item = (Cow<'static, str>, String)>) -> HeaderMap {
+    for (name, value) in headers {
+        let name = match name {
+            Cow::Borrowed(name) => HeaderName::from_static(name),
+            Cow::Owned(name) => match HeaderName::try_from(name) {
+                Ok(name) => name,
+                Err(_) => continue,
+            },
+        };
+        if let Ok(value) = HeaderValue::try_from(value) {
+            map.insert(name, value);
+        }
+    }
+    map
+}
+
+impl Instance {
+    fn new(
+        endpoint: &Arc<Endpoint>,
+        peer: Peer,
+        session: Option<HeaderValue>,
+        plan: &Plan,
+        life: &Life,
+    ) -> Arc<Self> {
+        let session = session.filter(|_| peer.has_session());
+        let mut headers = extend(endpoint.headers.clone(), peer.standing_headers());
+        if let Some(session) = &session {
+            headers.insert(HeaderName::from_static(SESSION), session.clone());
+        }
+        Arc::new(Self {
+            endpoint: Arc::clone(endpoint),
+            peer,
+            session,
+            headers,
+            next: AtomicU64::new(1),
+            in_flight: AtomicUsize::new(0),
+            followed: AtomicBool::new(false),
+            gone: CancellationToken::new(),
+            life: life.clone(),
+            say: Arc::clone(&plan.say),
+        })
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// Ends the session; the upstream is told in a task of its own.
+    pub(super) fn end(&self, why: &str) {
+        if self.gone.is_cancelled() {
+            return;
+        }
+        self.gone.cancel();
+        tracing::debug!(uri = %self.endpoint.uri, why, "a session ends");
+        if self.session.is_some() {
+            let (endpoint, headers) = (Arc::clone(&self.endpoint), self.headers.clone());
+            self.life.spawn(Task::Send, async move {
+                let _ = timeout(SEND_LIMIT, endpoint.send(Method::DELETE, headers, Bytes::new())).await;
+            });
+        }
+    }
+
+    /// The upstream has forgotten the session: the next call opens another.
+    fn forgotten(&self) {
+        self.gone.cancel();
+    }
+
+    pub(super) fn notify(&self, message: Outgoing) {
+        let (endpoint, headers) = (Arc::clone(&self.endpoint), extend(self.headers.clone(), message.headers));
+        self.life.spawn(Task::Send, async move {
+            let sent = async {
+                let response = endpoint.send(Method::POST, headers, message.body).await?;
+                // The connection can be used again only once the answer is read.
+                endpoint.collect(response).await
+            };
+            if !matches!(timeout(SEND_LIMIT, sent).await, Ok(Ok(_))) {
+                tracing::debug!(uri = %endpoint.uri, "a notification did not arrive");
+            }
+        });
+    }
+
+    /// Sends a notification and waits until it has arrived.
+    async fn post_once(&self, message: Outgoing) -> Result<(), Lost> {
+        let headers = extend(self.headers.clone(), message.headers);
+        let response = self.endpoint.send(Method::POST, headers, message.body).await?;
+        let status = response.status();
+        self.endpoint.collect(response).await?;
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Lost::new(Sent::No, format!("it refused the end of its opening with HTTP {status}")))
+    }
+
+    pub(super) fn exchange(
+        this: &Arc<Self>,
+        request: &Request,
+        subject: Option<&str>,
+        parameters: Vec<(String, String)>,
+    ) -> Result<Exchange, Reply> {
+        // A session may be shared, so its ids are minted; a request that stands alone keeps its caller's.
+        let minted =
+            this.peer.has_session().then(|| Minted { id: this.next.fetch_add(1, Ordering::Relaxed) });
+        let outgoing = this.peer.outgoing(request, subject, minted, parameters)?;
+        Ok(Exchange::new(Arc::clone(this), minted, request.id(), outgoing))
+    }
+
+    /// Opens the stream of the upstream's own messages, once, where its era has one.
+    pub(super) fn follow(this: &Arc<Self>) {
+        if this.followed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (method, message) = match this.peer.listen(this.next.fetch_add(1, Ordering::Relaxed)) {
+            Some(listen) => (Method::POST, listen),
+            None if this.session.is_some() => {
+                (Method::GET, Outgoing { body: Bytes::new(), headers: Vec::new() })
+            }
+            None => return,
+        };
+        let this = Arc::clone(this);
+        this.life.clone().spawn(Task::Follow, async move {
+            tokio::select! {
+                () = this.follow_on(method, message) => {}
+                () = this.gone.cancelled() => {}
+            }
+        });
+    }
+
+    async fn follow_on(self: &Arc<Self>, method: Method, message: Outgoing) {
+        let mut headers = extend(self.headers.clone(), message.headers);
+        if method == Method::GET {
+            headers.insert(header::ACCEPT, HeaderValue::from_static(STREAM));
+        }
+        let [mut pause, longest] = FOLLOW_AGAIN;
+        loop {
+            match self.endpoint.send(method.clone(), headers.clone(), message.body.clone()).await {
+                Ok(response) if response.status() == 404 && self.session.is_some() => {
+                    return self.forgotten();
+                }
+                // It has no such stream.
+                Ok(response) if response.status().is_client_error() => return,
+                Ok(response) if is_stream(&response) => {
+                    pause = FOLLOW_AGAIN[0];
+                    if let Some(last) = self.listen_to(response).await {
+                        headers.insert(HeaderName::from_static(LAST_EVENT), last);
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Reads one stream to its end; gives the id of its last event.
+    async fn listen_to(self: &Arc<Self>, response: Response<Incoming>) -> Option<HeaderValue> {
+        let mut body = response.into_body();
+        let mut reader = SseReader::new(self.endpoint.message);
+        let mut last = None;
+        while let Some(Ok(frame)) = body.frame().await {
+            reader.feed(frame.data_ref().map_or(&[][..], |data| data));
+            while let Ok(Some(event)) = reader.next_event() {
+                last = event.id.and_then(|id| HeaderValue::try_from(id).ok()).or(last);
+                let Ok(message) = Message::parse(event.data) else { continue };
+                match self.peer.incoming(&message) {
+                    FromUpstream::Broadcast(topic) | FromUpstream::About { topic, .. } => {
+                        (self.say)(Broadcast::Notification(message, topic));
+                    }
+                    FromUpstream::Ask => (self.say)(Broadcast::Ask(self.ask(message))),
+                    FromUpstream::Ping => self.answer(answer_upstream(&message, None)),
+                    FromUpstream::Response { .. } => {}
+                }
+            }
+        }
+        last
+    }
+
+    /// A question of the upstream, with the way its answer goes back.
+    fn ask(self: &Arc<Self>, message: Message) -> Ask {
+        let this = Arc::clone(self);
+        let question = message.clone();
+        let reply = ReplySlot::new(move |answer| {
+            let body = match answer {
+                Answer::Response(response) => {
+                    response.with_id(question.id().as_ref().map_or("null", |id| id.as_str()))
+                }
+                Answer::Refused(why) => answer_upstream(&question, Some(why)),
+            };
+            this.answer(body);
+        });
+        Ask { message, reply }
+    }
+
+    fn answer(&self, body: Bytes) {
+        self.notify(Outgoing { body, headers: Vec::new() });
+    }
+}

@@ -1,0 +1,260 @@
+//! One request over HTTP: the POST, and the body or stream that answers it.
+
+use super::{Instance, LAST_EVENT, extend, is_stream};
+use crate::upstream::{Heard, Lost, Sent};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use seawall_proto::{
+    Message, Raw,
+    era::peer::{Incoming as FromUpstream, Minted, Outgoing, Topic},
+    sse::SseReader,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// How long to wait before taking a stream up again where the upstream does not say.
+const RESUME_AFTER: Duration = Duration::from_millis(500);
+/// How often a stream may be taken up again without a single event in between.
+const FRUITLESS: u32 = 3;
+
+/// One request over HTTP.
+pub struct Exchange {
+    instance: Arc<Instance>,
+    minted: Option<Minted>,
+    caller_id: Raw,
+    to_send: Option<Outgoing>,
+    sent: Sent,
+    stream: Option<Stream>,
+    last_event: Option<HeaderValue>,
+    retry: Option<Duration>,
+    /// The stream ended on purpose and is taken up again at the next call.
+    paused: bool,
+    fruitless: u32,
+    finished: bool,
+}
+
+struct Stream {
+    body: Incoming,
+    reader: SseReader,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("sent", &self.sent).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(
+        instance: Arc<Instance>,
+        minted: Option<Minted>,
+        caller_id: Raw,
+        outgoing: Outgoing,
+    ) -> Self {
+        instance.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            instance,
+            minted,
+            caller_id,
+            to_send: Some(outgoing),
+            sent: Sent::No,
+            stream: None,
+            last_event: None,
+            retry: None,
+            paused: false,
+            fruitless: 0,
+            finished: false,
+        }
+    }
+
+    pub(in crate::upstream) async fn next(&mut self) -> Result<Heard, Lost> {
+        let heard = self.next_unmarked().await;
+        if matches!(heard, Ok(Heard::Response(_)) | Err(_)) {
+            self.finished = true;
+            self.stream = None;
+        }
+        heard
+    }
+
+    pub(in crate::upstream) fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// Takes the request back: by a notification where the era has one, else by closing the stream.
+    pub(in crate::upstream) fn cancel(&mut self, reason: &str) {
+        self.stream = None;
+        self.to_send = None;
+        if self.finished || self.sent == Sent::No {
+            return;
+        }
+        self.finished = true;
+        let id = self.minted.map_or(0, |minted| minted.id);
+        if let Some(cancel) = self.instance.peer.cancel(id, true, reason) {
+            self.instance.notify(cancel);
+        }
+    }
+
+    async fn next_unmarked(&mut self) -> Result<Heard, Lost> {
+        if let Some(outgoing) = self.to_send.take() {
+            let headers = extend(self.instance.headers.clone(), outgoing.headers);
+            self.sent = Sent::Maybe;
+            let response = match self.instance.endpoint.send(Method::POST, headers, outgoing.body).await {
+                Ok(response) => response,
+                Err(lost) => {
+                    self.sent = lost.sent;
+                    return Err(lost);
+                }
+            };
+            if response.status() == StatusCode::NOT_FOUND && self.instance.session.is_some() {
+                self.instance.forgotten();
+                self.sent = Sent::No;
+                return Err(Lost::new(Sent::No, "its session had expired"));
+            }
+            if !is_stream(&response) {
+                return self.plain(response).await;
+            }
+            self.read(response);
+            return Ok(Heard::Streaming);
+        }
+        loop {
+            if self.paused {
+                self.resume().await?;
+            }
+            match self.event().await? {
+                Some(heard) => return Ok(heard),
+                None if self.last_event.is_some() && self.fruitless < FRUITLESS => {
+                    self.paused = true;
+                    self.fruitless += 1;
+                    return Ok(Heard::Pause(
+                        self.retry.map(|retry| retry.as_millis().try_into().unwrap_or(u64::MAX)),
+                    ));
+                }
+                None => return Err(Lost::new(Sent::Maybe, "its stream ended without an answer")),
+            }
+        }
+    }
+
+    /// An answer that is one body.
+    async fn plain(&mut self, response: Response<Incoming>) -> Result<Heard, Lost> {
+        let status = response.status();
+        let body = self.instance.endpoint.collect(response).await?;
+        match Message::parse(body) {
+            Ok(message) if message.method().is_none() => Ok(Heard::Response(message)),
+            Ok(_) => Err(Lost::nonsense("it answered with a message that is no response")),
+            Err(_) if matches!(status.as_u16(), 401 | 403) => {
+                Err(Lost::nonsense(format!("it refused with HTTP {status}; check `headers` of this server")))
+            }
+            Err(_) if !status.is_success() => Err(Lost::nonsense(format!("it answered with HTTP {status}"))),
+            Err(malformed) => Err(Lost::nonsense(format!("its answer is {malformed}"))),
+        }
+    }
+
+    fn read(&mut self, response: Response<Incoming>) {
+        let reader = SseReader::new(self.instance.endpoint.message);
+        self.stream = Some(Stream { body: response.into_body(), reader });
+    }
+
+    /// Takes a paused stream up where it broke off.
+    async fn resume(&mut self) -> Result<(), Lost> {
+        sleep(self.retry.unwrap_or(RESUME_AFTER)).await;
+        let mut headers = self.instance.headers.clone();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(super::STREAM));
+        if let Some(last) = &self.last_event {
+            headers.insert(HeaderName::from_static(LAST_EVENT), last.clone());
+        }
+        let sent = self.instance.endpoint.send(Method::GET, headers, Bytes::new()).await;
+        let response = sent.map_err(|lost| Lost::new(Sent::Maybe, lost.why))?;
+        if !is_stream(&response) {
+            let status = response.status();
+            return Err(Lost::new(
+                Sent::Maybe,
+                format!("its stream could not be taken up again (HTTP {status})"),
+            ));
+        }
+        self.paused = false;
+        self.read(response);
+        Ok(())
+    }
+
+    /// The next event of the stream that means something to the call; `None` at the stream's end.
+    async fn event(&mut self) -> Result<Option<Heard>, Lost> {
+        loop {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let next = stream
+                .reader
+                .next_event()
+                .map_err(|error| Lost { too_large: true, ..Lost::nonsense(error.to_string()) })?;
+            if let Some(event) = next {
+                self.fruitless = 0;
+                if let Some(id) = event.id.and_then(|id| HeaderValue::try_from(id).ok()) {
+                    self.last_event = Some(id);
+                }
+                self.retry = event.retry_ms.map(Duration::from_millis).or(self.retry);
+                if event.data.is_empty() {
+                    continue;
+                }
+                let message = Message::parse(event.data)
+                    .map_err(|malformed| Lost::nonsense(format!("an event of its stream is {malformed}")))?;
+                if let Some(heard) = self.sort(message) {
+                    return Ok(Some(heard));
+                }
+                continue;
+            }
+            match stream.body.frame().await {
+                Some(Ok(frame)) => stream.reader.feed(frame.data_ref().map_or(&[][..], |data| data)),
+                Some(Err(error)) if self.last_event.is_none() => {
+                    return Err(Lost::new(Sent::Maybe, format!("its stream broke: {error}")));
+                }
+                Some(Err(_)) | None => {
+                    self.stream = None;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn sort(&self, message: Message) -> Option<Heard> {
+        match self.instance.peer.incoming(&message) {
+            FromUpstream::Response { id } => {
+                let mine = match self.minted {
+                    Some(minted) => id == Some(minted.id),
+                    None => message.id().as_ref() == Some(&self.caller_id),
+                };
+                // An error may come without an id: nothing else was asked on this stream.
+                (mine || (message.id().is_none() && message.error().is_some()))
+                    .then_some(Heard::Response(message))
+            }
+            FromUpstream::About { topic, .. } | FromUpstream::Broadcast(topic) => {
+                // Everything on this stream is about this call, whatever token it carries; progress of another is not.
+                let foreign = topic == Topic::Progress && self.foreign(&message);
+                (!foreign).then_some(Heard::Notification(message, topic))
+            }
+            FromUpstream::Ask => Some(Heard::Ask(self.instance.ask(message))),
+            FromUpstream::Ping => {
+                self.instance.answer(seawall_proto::era::peer::answer_upstream(&message, None));
+                None
+            }
+        }
+    }
+
+    fn foreign(&self, message: &Message) -> bool {
+        match (self.minted, self.instance.peer.incoming(message)) {
+            (Some(minted), FromUpstream::About { id, .. }) => id != minted.id,
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.cancel("the call was dropped");
+        }
+        self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,63 @@
+//! Which calls may share an instance.
+
+use super::Wanted;
+use crate::config::Sharing;
+use seawall_proto::{Raw, era::EraKey};
+use std::{fmt, sync::Arc};
+
+/// Whom an instance is for. Calls that differ here never meet in one process or session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Isolation {
+    Everyone,
+    Caller(Arc<str>),
+    Conversation(Arc<str>),
+    Call(Arc<str>),
+}
+
+impl Isolation {
+    pub(super) fn of(sharing: Sharing, wanted: &Wanted) -> Self {
+        let caller = || Self::Caller(Arc::clone(&wanted.caller));
+        match sharing {
+            Sharing::Everyone => Self::Everyone,
+            Sharing::Caller => caller(),
+            // A request that names no conversation shares with its caller's others.
+            Sharing::Session => wanted.conversation.clone().map_or_else(caller, Self::Conversation),
+            Sharing::Call => wanted.conversation.clone().map_or_else(caller, Self::Call),
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("everyone"),
+            Self::Caller(name) => write!(f, "caller {name}"),
+            Self::Conversation(name) => write!(f, "conversation {}", &name[..name.len().min(8)]),
+            Self::Call(name) => write!(f, "call {name}"),
+        }
+    }
+}
+
+/// The whole key: whom it is for, what is spoken to it, and what its client can do where that is passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct InstanceKey {
+    isolation: Isolation,
+    era: EraKey,
+    fingerprint: Option<Raw>,
+}
+
+impl InstanceKey {
+    pub(super) fn new(isolation: Isolation, wanted: &Wanted, sharing: Sharing, era: EraKey) -> Self {
+        // Only an instance of one conversation is opened with its client's capabilities.
+        let own = sharing == Sharing::Session && matches!(isolation, Isolation::Conversation(_));
+        let fingerprint = own.then(|| wanted.face.fingerprint().clone());
+        Self { isolation, era, fingerprint }
+    }
+
+    pub(super) fn conversation(&self) -> Option<&Arc<str>> {
+        match &self.isolation {
+            Isolation::Conversation(name) => Some(name),
+            Isolation::Everyone | Isolation::Caller(_) | Isolation::Call(_) => None,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The process itself: when it ended, and how it is ended.
+//!
+//! The child is observed through a pidfd and not reaped before its [`Process`] goes. Until then its number,
+//! which is also that of its group and session, cannot be used again, so that a signal to the group can hit
+//! nobody else.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use crate::Stdin;
+use crate::tree::{Family, Spawning, reap_registered};
+
+/// How long to wait for the kernel after SIGKILL: only a process in an uninterruptible wait takes longer.
+const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// Leftovers are not our children at first, so their end is looked for: soon, then less and less often.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
+/// A child process, leader of its own session and group.
+///
+/// Exactly one owner ends it, with [`end`](Self::end). Dropping it un-ended kills it and all that descends
+/// from it, at once.
+#[derive(Debug)]
+pub struct Process {
+    child: tokio::process::Child,
+    pidfd: AsyncFd<OwnedFd>,
+    pid: Pid,
+    id: u32,
+    started: u64,
+    family: Family,
+    status: Option<ExitStatus>,
+    reaped: bool,
+}
+
+/// The step of the ladder at which the child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndStep {
+    /// It had ended by itself.
+    Already,
+    /// It ended when its stdin did.
+    Eof,
+    /// It ended after SIGTERM.
+    Terminate,
+    /// It took SIGKILL.
+    Kill,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// What it took to end the child itself; what it left behind may have taken more.
+    pub step: EndStep,
+    /// Its exit status; `None` if not even SIGKILL ended it in time (the kernel holds it).
+    pub status: Option<ExitStatus>,
+    /// How many processes of its tree still lived after SIGKILL. Normally 0.
+    pub survivors: usize,
+}
+
+impl Process {
+    #[expect(unsafe_code, reason = "Tokio asks for a promise about the descriptor")]
+    pub(crate) fn new(child: tokio::process::Child, spawning: Spawning) -> io::Result<Self> {
+        let id = child.id().expect("a child that nobody has waited for has a number");
+        let pid = Pid::from_raw(id.cast_signed()).expect("no process has the number 0");
+        let started = spawning.register(id);
+        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        // SAFETY: the `OwnedFd` owns its descriptor, is moved in here, and is neither replaced nor closed
+        // until it is dropped.
+        let pidfd = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+        let family = Family::new(pid, started);
+        Ok(Self { child, pidfd, pid, id, started, family, status: None, reaped: false })
+    }
+
+    /// The process number, which is also that of its group and session.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The start time, in clock ticks since boot (field 22 of `/proc/PID/stat`): with the number it names
+    /// this process for good, until the next boot. 0 if `/proc` could not be read.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Waits until the child has ended. Follows the process, never its pipes.
+    ///
+    /// Cancel-safe, and answers the same again when asked again. If somebody else reaped the child, its
+    /// status is unknown and reads as exit code 255.
+    pub async fn exited(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.look() {
+                return status;
+            }
+            match self.pidfd.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                // The runtime is shutting down; nobody will wait for the answer.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends the child and all that descends from it, step by step, and returns when they are gone: end of
+    /// file on stdin, `grace`, SIGTERM, `grace`, SIGKILL, reap.
+    ///
+    /// Each wait ends as soon as there is nothing left to wait for. SIGTERM and SIGKILL go to the group, and
+    /// to the descendants that left it; what the child leaves behind when it obeys is treated alike. `stdin`
+    /// is whatever the caller still holds of it: where another task has it, that task must drop it for the
+    /// first step to do anything. Takes at most two `grace` and two seconds.
+    ///
+    /// Dropping the future kills at once, as dropping the process does.
+    pub async fn end(mut self, stdin: Option<Stdin>, grace: Duration) -> Ended {
+        let mut step = self.look().map(|_| EndStep::Already);
+        if step.is_none() {
+            // While the parents still live: afterwards, who left the session cannot be told from a stranger.
+            self.family.look();
+        }
+        drop(stdin);
+        if step.is_none() && timeout(grace, self.exited()).await.is_ok() {
+            step = Some(EndStep::Eof);
+        }
+
+        let mut survivors = 0;
+        let living = self.family.look();
+        if step.is_none() || !living.is_empty() {
+            self.family.signal(&living, Signal::TERM);
+            let _ = timeout(grace, self.gone()).await;
+            if step.is_none() && self.look().is_some() {
+                step = Some(EndStep::Terminate);
+            }
+            if timeout(KILL_WAIT, self.killed()).await.is_err() {
+                survivors = self.family.look().len();
+            }
+        }
+        self.reap();
+        Ended { step: step.unwrap_or(EndStep::Kill), status: self.status, survivors }
+    }
+
+    /// Kills the child, its group and every descendant that can be found, now, without waiting for any of
+    /// them.
+    pub fn kill(&self) {
+        let mut family = self.family.clone();
+        let living = family.look();
+        family.signal(&living, Signal::KILL);
+    }
+
+    /// Waits until the child and all of its family have ended.
+    async fn gone(&mut self) {
+        self.exited().await;
+        let mut pause = FIRST_LOOK;
+        while !self.family.look().is_empty() {
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// Kills until the child and all of its family have ended: whoever was born between look and signal is
+    /// found the next time.
+    async fn killed(&mut self) {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let living = self.family.look();
+            let ended = self.look().is_some();
+            if ended && living.is_empty() {
+                return;
+            }
+            self.family.signal(&living, Signal::KILL);
+            if ended {
+                sleep(pause).await;
+            } else {
+                let _ = timeout(pause, self.exited()).await;
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    /// The exit status, if the child has ended.
+    fn look(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = peek(self.pid);
+        }
+        self.status
+    }
+
+    /// Reaps the child if it has ended. Otherwise the runtime will, once the child is dropped.
+    fn reap(&mut self) {
+        if !self.reaped && self.look().is_some() {
+            reap_registered(self.id, || {
+                // The status is known already; this only lets go of the number.
+                let _ = self.child.try_wait();
+            });
+            self.reaped = true;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            self.reap();
+        }
+    }
+}
+
+/// The exit status of a child that has ended, which stays unreaped.
+fn peek(pid: Pid) -> Option<ExitStatus> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), options) {
+        Ok(Some(status)) => {
+            // The classic encoding of wait(2): exit code in the second byte, or signal in the first and 0x80
+            // for a core.
+            let raw = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => (code & 0xff) << 8,
+                (None, Some(signal)) => signal | if status.dumped() { 0x80 } else { 0 },
+                (None, None) => return None,
+            };
+            Some(ExitStatus::from_raw(raw))
+        }
+        Err(Errno::CHILD) => Some(ExitStatus::from_raw(0xff << 8)),
+        Ok(None) | Err(_) => None,
+    }
+}

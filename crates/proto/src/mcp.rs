@@ -1,0 +1,153 @@
+//! What Seawall reads of MCP's own shapes: tools, and pages of lists.
+
+use crate::jsonrpc::{Members, Raw};
+use std::{borrow::Cow, sync::Arc};
+
+/// What a call of a tool may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effects {
+    /// Nothing: it only reads.
+    None,
+    /// The same call twice changes no more than once.
+    Idempotent,
+    /// Anything. What is not declared otherwise is taken to write.
+    Writes,
+}
+
+impl Effects {
+    /// Whether the same call may be made again when its outcome is not known.
+    pub fn may_repeat(self) -> bool {
+        self != Self::Writes
+    }
+}
+
+/// One tool as its upstream declares it.
+#[derive(Clone, Debug)]
+pub struct Tool {
+    /// The upstream's name for it.
+    pub name: Arc<str>,
+    /// The whole declaration as it came.
+    pub declaration: Raw,
+    /// The schema of its arguments.
+    pub input_schema: Option<Raw>,
+    /// What its annotations say of its effects.
+    pub effects: Effects,
+    /// Properties whose values travel as headers too, and the headers' names.
+    pub header_parameters: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Tool {
+    /// Reads a declaration; `None` without a name.
+    pub fn read(declaration: Raw) -> Option<Self> {
+        let members = Members::parse(declaration.as_str()).ok()?;
+        let name = Arc::from(&*members.string("name")?);
+        let input_schema = members.get("inputSchema").map(|schema| Raw::part(declaration.bytes(), schema));
+        let effects =
+            members.get("annotations").map_or(Effects::Writes, |annotations| effects(annotations.get()));
+        let header_parameters = input_schema.as_ref().map_or_else(Vec::new, header_parameters);
+        Some(Self { name, input_schema, effects, header_parameters, declaration })
+    }
+
+    /// The declaration under another name; a description is added where there is none.
+    pub fn declared_as(&self, name: &str, upstream: &str) -> String {
+        let Ok(members) = Members::parse(self.declaration.as_str()) else { return String::from("{}") };
+        let quoted = serde_json::Value::from(name).to_string();
+        let described = members.string("description").is_some_and(|text| !text.trim().is_empty());
+        let description =
+            serde_json::Value::from(format!("Tool {} of server {upstream}", self.name)).to_string();
+        let mut edits = vec![("name", Some(quoted.as_str()))];
+        if !described {
+            edits.push(("description", Some(description.as_str())));
+        }
+        members.edited(&edits)
+    }
+}
+
+/// `readOnlyHint` and `idempotentHint` (2025-03-26 and later).
+fn effects(annotations: &str) -> Effects {
+    let Ok(members) = Members::parse(annotations) else { return Effects::Writes };
+    let says = |name: &str| members.get(name).is_some_and(|value| value.get() == "true");
+    if says("readOnlyHint") {
+        Effects::None
+    } else if says("idempotentHint") {
+        Effects::Idempotent
+    } else {
+        Effects::Writes
+    }
+}
+
+/// Properties annotated with `x-mcp-header`.
+fn header_parameters(schema: &Raw) -> Vec<(Arc<str>, Arc<str>)> {
+    if !schema.as_str().contains("x-mcp-header") {
+        return Vec::new();
+    }
+    let value = schema.value();
+    let properties = value["properties"].as_object();
+    properties
+        .into_iter()
+        .flatten()
+        .filter_map(|(property, schema)| {
+            Some((Arc::from(property.as_str()), Arc::from(schema["x-mcp-header"].as_str()?)))
+        })
+        .collect()
+}
+
+/// One page of a list: its items, and the cursor of the next page.
+#[derive(Debug)]
+pub struct Page {
+    /// The items as they came.
+    pub items: Vec<Raw>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// Reads the result of a list request whose items are under `member`; `None` where it has none.
+    pub fn read(result: &Raw, member: &str) -> Option<Self> {
+        let members = Members::parse(result.as_str()).ok()?;
+        let items: Vec<&serde_json::value::RawValue> =
+            serde_json::from_str(members.get(member)?.get()).ok()?;
+        Some(Self {
+            items: items.into_iter().map(|item| Raw::part(result.bytes(), item)).collect(),
+            next: members.string("nextCursor").map(Cow::into_owned).filter(|cursor| !cursor.is_empty()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Raw {
+        Raw::parse(text.to_owned().into()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_annotated_is_taken_to_write() {
+        for (annotations, effects) in [
+            (r#""annotations":{"readOnlyHint":true},"#, Effects::None),
+            (r#""annotations":{"idempotentHint":true},"#, Effects::Idempotent),
+            (r#""annotations":{"readOnlyHint":"true"},"#, Effects::Writes),
+            ("", Effects::Writes),
+        ] {
+            let tool = Tool::read(raw(&format!(r#"{{{annotations}"name":"t"}}"#))).unwrap();
+            assert_eq!(tool.effects, effects, "{annotations}");
+        }
+    }
+
+    #[test]
+    fn a_renamed_tool_keeps_what_nobody_here_knows() {
+        let tool = Tool::read(raw(r#"{"name":"t","x":{"n":1.10},"description":"d"}"#)).unwrap();
+        assert_eq!(tool.declared_as("s__t", "s"), r#"{"name":"s__t","x":{"n":1.10},"description":"d"}"#);
+        let bare = Tool::read(raw(r#"{"name":"t"}"#)).unwrap();
+        assert!(bare.declared_as("s__t", "s").contains("Tool t of server s"));
+    }
+
+    #[test]
+    fn a_page_says_where_the_next_begins() {
+        let page =
+            Page::read(&raw(r#"{"tools":[{"name":"a"},{"name":"b"}],"nextCursor":"2"}"#), "tools").unwrap();
+        assert_eq!((page.items.len(), page.next.as_deref()), (2, Some("2")));
+        assert!(Page::read(&raw("{}"), "tools").is_none());
+    }
+}

@@ -1,0 +1,157 @@
+//! One caller's request as the call path sees it.
+
+use crate::{
+    era::{Face, Wire},
+    jsonrpc::{Malformed, Members, Message, Raw, Span, span},
+};
+use std::sync::Arc;
+
+/// A request of either era: the caller's message, and where in it lies what routing and admission need.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(crate) message: Message,
+    pub(crate) wire: Wire,
+    pub(crate) face: Arc<Face>,
+    /// Where the name, URI or task id lies that the request is about.
+    pub(crate) subject: Option<Span>,
+    subject_text: Option<Arc<str>>,
+    arguments: Option<Span>,
+    pub(crate) meta: Option<Span>,
+    pub(crate) progress_token: Option<Span>,
+    timeout_ms: Option<u64>,
+    conversation: Option<Arc<str>>,
+    /// `Mcp-Param-*` headers as the caller sent them; only a caller of the modern era over HTTP has any.
+    pub(crate) parameters: Vec<(String, String)>,
+}
+
+/// `_meta` of a request that bounds how long its caller waits, in milliseconds.
+pub const META_TIMEOUT: &str = "seawall/timeout_ms";
+/// `_meta` of a request that names the conversation it belongs to.
+pub const META_SESSION: &str = "seawall/session";
+
+impl Request {
+    /// Reads what a request is about.
+    ///
+    /// # Errors
+    /// When the parameters or their `_meta` have a member twice, or have the wrong type.
+    pub fn read(message: Message, wire: Wire, face: Arc<Face>) -> Result<Self, Malformed> {
+        let mut request = Self {
+            wire,
+            face,
+            subject: None,
+            subject_text: None,
+            arguments: None,
+            meta: None,
+            progress_token: None,
+            timeout_ms: None,
+            conversation: None,
+            parameters: Vec::new(),
+            message,
+        };
+        let body = request.message.body().clone();
+        let Some(at) = request.message.params_span() else { return Ok(request) };
+        let text = std::str::from_utf8(&body[at]).expect("a JSON parser accepted it, so it is UTF-8");
+        let params = Members::parse(text)?;
+        if let Some(member) = subject_member(request.method()) {
+            request.subject_text = params.string(member).map(Arc::from);
+            request.subject = params.get(member).map(|value| span(&body, value.get()));
+        }
+        request.arguments = params.get("arguments").map(|value| span(&body, value.get()));
+        if let Some(meta) = params.get("_meta") {
+            if !meta.get().starts_with('{') {
+                return Err(Malformed::Shape("`_meta` is not an object"));
+            }
+            let members = Members::parse(meta.get())?;
+            request.progress_token = members.get("progressToken").map(|value| span(&body, value.get()));
+            request.timeout_ms = members.get(META_TIMEOUT).and_then(|value| value.get().parse().ok());
+            request.conversation = members.string(META_SESSION).map(Arc::from);
+            request.meta = Some(span(&body, meta.get()));
+        }
+        Ok(request)
+    }
+
+    /// A request of Seawall's own, such as the list that fills the catalogue.
+    pub fn own(method: &str, params: &serde_json::Value, wire: Wire, face: Arc<Face>) -> Self {
+        let body =
+            serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
+        let message = Message::parse(body.into()).expect("it was just written");
+        Self::read(message, wire, face).expect("it was just written")
+    }
+
+    /// The method.
+    pub fn method(&self) -> &str {
+        self.message.method().unwrap_or_default()
+    }
+
+    /// The caller's id for it.
+    pub fn id(&self) -> Raw {
+        self.message.id().unwrap_or_else(|| Raw::of(&serde_json::Value::Null))
+    }
+
+    /// What it is about: the tool's or prompt's name, the resource's URI, or the task's id.
+    pub fn subject(&self) -> Option<&Arc<str>> {
+        self.subject_text.as_ref()
+    }
+
+    /// The tool's arguments as they came.
+    pub fn arguments(&self) -> Option<Raw> {
+        self.arguments.clone().map(|span| self.raw(span))
+    }
+
+    /// Whether the caller wants to hear of progress.
+    pub fn wants_progress(&self) -> bool {
+        self.progress_token.is_some()
+    }
+
+    /// Milliseconds the caller will wait, where it says so in `_meta`.
+    pub fn timeout_ms(&self) -> Option<u64> {
+        self.timeout_ms
+    }
+
+    /// The conversation the request names in `_meta`.
+    pub fn conversation(&self) -> Option<&Arc<str>> {
+        self.conversation.as_ref()
+    }
+
+    /// What the caller speaks.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Who the caller says it is, and what it can do.
+    pub fn face(&self) -> &Arc<Face> {
+        &self.face
+    }
+
+    /// Size of the whole message, in bytes.
+    pub fn size(&self) -> usize {
+        self.message.body().len()
+    }
+
+    /// The caller's message.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Keeps the `Mcp-Param-*` headers that came with it.
+    #[must_use]
+    pub fn with_parameters(mut self, parameters: Vec<(String, String)>) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    fn raw(&self, at: Span) -> Raw {
+        let body = self.message.body();
+        Raw::parse(body.slice(at)).expect("a JSON parser accepted it")
+    }
+}
+
+/// The member of the parameters that says what a request of this method is about; it is what `Mcp-Name` repeats.
+pub(crate) fn subject_member(method: &str) -> Option<&'static str> {
+    match method {
+        "tools/call" | "prompts/get" => Some("name"),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Some("uri"),
+        "tasks/get" | "tasks/update" | "tasks/cancel" => Some("taskId"),
+        _ => None,
+    }
+}

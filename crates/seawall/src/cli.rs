@@ -1,0 +1,143 @@
+//! The command line: what can be typed, and how it exits.
+
+mod call;
+mod check;
+mod daemon;
+pub(crate) mod demo;
+mod logs;
+mod restart;
+mod serve;
+mod sources;
+mod status;
+mod token;
+mod tools;
+mod try_out;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, process::ExitCode};
+
+/// A gateway through which agents reach every tool, and every call comes back.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `seawall` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon.
+    Serve(serve::Arguments),
+    /// See it work: a daemon with a small built-in server, and three calls through it.
+    Try(try_out::Arguments),
+    /// Make a token for a caller.
+    Token(token::Arguments),
+    /// Check the configuration and print what it comes to.
+    Check(check::Arguments),
+    /// List the tools of the running daemon.
+    Tools(tools::Arguments),
+    /// Call a tool of the running daemon.
+    Call(call::Arguments),
+    /// Show upstreams, instances and calls of the running daemon.
+    Status(status::Arguments),
+    /// Show what an upstream's processes wrote to standard error.
+    Logs(logs::Arguments),
+    /// End an upstream's instances; the next call starts new ones.
+    Restart(restart::Arguments),
+    /// The built-in server of `seawall try`, over stdin and stdout.
+    #[command(hide = true)]
+    DemoServer,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ConfigArguments {
+    /// The configuration file; without it, seawall.toml here or in $XDG_CONFIG_HOME/seawall.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Another client's configuration with `mcpServers`, used as it is; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub mcp_config: Vec<PathBuf>,
+}
+
+/// How to reach the running daemon.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DaemonArguments {
+    /// Where the configuration is, which says where the daemon's state is.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The token to call with.
+    #[arg(long, env = "SEAWALL_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// How log records are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the program ends; documented in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what it was asked.
+    Done = 0,
+    /// It could not, and said why.
+    Failed = 1,
+    /// The configuration or the command line is wrong.
+    BadConfiguration = 2,
+    /// No daemon is running, or it cannot be reached.
+    NoDaemon = 3,
+    /// The call was made and ended in a fault or in the tool's own error.
+    CallFailed = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what it was asked: how to exit, and what to say.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// How to exit.
+    pub exit: Exit,
+    /// What to say on standard error, without the program's name.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(cli: Cli) -> Exit {
+    let done = match cli.command {
+        Command::Serve(arguments) => Box::pin(serve::run(arguments)).await,
+        Command::Try(arguments) => Box::pin(try_out::run(arguments)).await,
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Check(arguments) => check::run(arguments).await,
+        Command::Tools(arguments) => tools::run(arguments).await,
+        Command::Call(arguments) => call::run(arguments).await,
+        Command::Status(arguments) => status::run(arguments).await,
+        Command::Logs(arguments) => logs::run(arguments).await,
+        Command::Restart(arguments) => restart::run(arguments).await,
+        Command::DemoServer => Ok(Exit::Done),
+    };
+    match done {
+        Ok(exit) => exit,
+        Err(failure) => {
+            eprintln!("seawall: {}", failure.message);
+            failure.exit
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `seawall serve`: the daemon.
+
+use super::{ConfigArguments, Exit, Failure, LogFormat, sources};
+use crate::serve::{self, Front};
+use clap::Args;
+use seawall_core::{Gateway, config::Config, life::Life};
+use seawall_jobs::{Holder, StateLock, Store};
+use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+/// How often configuration files are looked at for changes.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Run the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// How log records are written to standard error: text on a terminal; JSON lines otherwise.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+/// A daemon that accepts connections.
+pub(super) struct Daemon {
+    /// The engine.
+    pub gateway: Arc<Gateway>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    lock: StateLock,
+}
+
+impl Daemon {
+    /// Takes the state directory, opens the store, listens, and begins to accept.
+    ///
+    /// # Errors
+    /// What stands in the way, and what to do about it.
+    pub(super) async fn start(config: Config) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, error.to_string());
+        let state = config.state.clone();
+        let lock = StateLock::acquire(&state).map_err(|error| failed(&error))?;
+        if let Err(error) = seawall_proc::raise_open_files() {
+            tracing::warn!(%error, "the limit on open files could not be raised");
+        }
+        if let Err(error) = seawall_proc::become_subreaper() {
+            tracing::warn!(%error, "processes that leave their parent will not be found");
+        }
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            let text = format!("cannot listen on {}: {error}; set `listen` to a free address", config.listen);
+            Failure::new(Exit::Failed, text)
+        })?;
+        let address = listener.local_addr().map_err(|error| failed(&error))?;
+        let store = match Store::open(&state.join("store.db")).await {
+            Ok(store) => Some(store),
+            Err(
+                error @ (seawall_jobs::StoreError::Newer { .. } | seawall_jobs::StoreError::Corrupt { .. }),
+            ) => {
+                return Err(failed(&error));
+            }
+            Err(error) => {
+                // Calls that need no store go on without it.
+                tracing::error!(%error, "the store cannot be used; nothing will be remembered");
+                None
+            }
+        };
+        let life = Life::default();
+        let gateway = Gateway::new(Arc::new(config), store, life)
+            .await
+            .map_err(|faults| Failure::new(Exit::BadConfiguration, faults.join("\n")))?;
+        let holder = Holder::current(env!("CARGO_PKG_VERSION"), &address.to_string())
+            .map_err(|error| failed(&error))?;
+        lock.publish(&holder).map_err(|error| failed(&error))?;
+        serve::accept(listener, Front::new(Arc::clone(&gateway), address));
+        Ok(Self { gateway, address, lock })
+    }
+
+    /// Drains and ends; a second signal ends at once.
+    pub(super) async fn end(self) {
+        self.lock.withdraw();
+        let grace = self.gateway.config().grace;
+        let ending = self.gateway.end(grace);
+        tokio::select! {
+            left = ending => {
+                if left > 0 {
+                    tracing::warn!(left, "some tasks did not end within the grace");
+                }
+            }
+            () = stop_signal() => tracing::warn!("told to stop a second time: ending at once"),
+        }
+    }
+}
+
+/// Completes at SIGTERM or SIGINT.
+pub(super) async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let loaded = sources::load(&arguments.config).await?;
+    let _logging = serve::log::start(arguments.log_format, &loaded.config.state).await?;
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    let upstreams = loaded.config.upstreams.len();
+    let daemon = Daemon::start(loaded.config).await?;
+    tracing::info!(address = %daemon.address, upstreams, "ready: http://{}/mcp", daemon.address);
+    tokio::select! {
+        () = stop_signal() => {}
+        () = keep_up(&daemon, &arguments.config, loaded.files) => {}
+    }
+    tracing::info!("stopping");
+    daemon.end().await;
+    Ok(Exit::Done)
+}
+
+/// Takes a new configuration when its files change or at SIGHUP: whole, or not at all.
+async fn keep_up(daemon: &Daemon, arguments: &ConfigArguments, mut files: Vec<PathBuf>) {
+    let Ok(mut hang_up) = signal(SignalKind::hangup()) else {
+        return std::future::pending().await;
+    };
+    let mut seen = stamps(&files).await;
+    loop {
+        tokio::select! {
+            _ = hang_up.recv() => {}
+            () = sleep(LOOK) => {
+                let now = stamps(&files).await;
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+            }
+        }
+        match sources::load(arguments).await {
+            Ok(loaded) => {
+                let old = daemon.gateway.config();
+                if old.listen != loaded.config.listen || old.state != loaded.config.state {
+                    tracing::warn!("`listen` and `state` take effect at the next start");
+                }
+                let config = Config { listen: old.listen, state: old.state.clone(), ..loaded.config };
+                match daemon.gateway.reload(Arc::new(config)) {
+                    Ok(()) => tracing::info!("the configuration was read anew"),
+                    Err(faults) => tracing::error!("the old configuration stays: {}", faults.join("; ")),
+                }
+                files = loaded.files;
+                seen = stamps(&files).await;
+            }
+            Err(failure) => tracing::error!("the old configuration stays: {}", failure.message),
+        }
+    }
+}
+
+/// When each file was last written, and how long it is.
+async fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let mut stamps = Vec::with_capacity(files.len());
+    for file in files {
+        let meta = tokio::fs::metadata(file).await.ok();
+        stamps.push(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len()))));
+    }
+    stamps
+}

@@ -1,0 +1,85 @@
+//! Finding and reading configuration files.
+
+use super::{ConfigArguments, Exit, Failure};
+use seawall_core::config::{self, Config, Note, Source, Sources};
+use std::path::{Path, PathBuf};
+use tokio::fs;
+
+/// A configuration, and the files it was made from.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Remarks that refuse nothing.
+    pub notes: Vec<Note>,
+    /// Every file that was read.
+    pub files: Vec<PathBuf>,
+}
+
+/// Finds, reads and checks the configuration.
+///
+/// # Errors
+/// Every fault there is, a line each.
+pub(super) async fn load(arguments: &ConfigArguments) -> Result<Loaded, Failure> {
+    let own = match &arguments.config {
+        Some(path) => Some(read(path).await?),
+        None => find().await?,
+    };
+    let base = own.as_ref().and_then(|own| own.path.parent()).map_or_else(PathBuf::new, Path::to_path_buf);
+    let imports = own.as_ref().map_or_else(Vec::new, |own| config::imports(own, &base));
+    let mut foreign = Vec::new();
+    for path in arguments.mcp_config.iter().chain(&imports) {
+        foreign.push(read(path).await?);
+    }
+    let files = own.iter().chain(&foreign).map(|source| source.path.clone()).collect();
+    let sources = Sources {
+        own,
+        foreign,
+        environment: &|name| std::env::var(name).ok(),
+        overrides: overrides(),
+        state_default: state_directory()?,
+        base,
+    };
+    let (config, notes) = config::lower(&sources).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let count = if lines.len() == 1 { "one fault".to_owned() } else { format!("{} faults", lines.len()) };
+        Failure::new(Exit::BadConfiguration, format!("the configuration has {count}\n{}", lines.join("\n")))
+    })?;
+    Ok(Loaded { config, notes, files })
+}
+
+async fn find() -> Result<Option<Source>, Failure> {
+    let home = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("seawall"));
+    for directory in [Some(PathBuf::from(".")), home].into_iter().flatten() {
+        let path = directory.join("seawall.toml");
+        if fs::try_exists(&path).await.unwrap_or(false) {
+            return read(&path).await.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+async fn read(path: &Path) -> Result<Source, Failure> {
+    let text = fs::read_to_string(path).await.map_err(|error| {
+        Failure::new(Exit::BadConfiguration, format!("{} could not be read: {error}", path.display()))
+    })?;
+    Ok(Source { path: path.to_path_buf(), text })
+}
+
+fn overrides() -> Vec<(String, String)> {
+    std::env::vars().filter(|(name, _)| name.starts_with("SEAWALL_")).collect()
+}
+
+/// Where state is kept when nothing says otherwise.
+pub(super) fn state_directory() -> Result<PathBuf, Failure> {
+    directory("XDG_STATE_HOME", ".local/state").map(|state| state.join("seawall")).ok_or_else(|| {
+        let text = "there is no home directory to keep state in; set HOME or XDG_STATE_HOME, or `state` in seawall.toml";
+        Failure::new(Exit::BadConfiguration, text)
+    })
+}
+
+/// An XDG base directory: the variable where it holds an absolute path, else its default under the home.
+fn directory(variable: &str, under_home: &str) -> Option<PathBuf> {
+    let set = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    set.or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(under_home)))
+}

@@ -1,0 +1,110 @@
+//! The front doors: one listener, and what each path leads to.
+
+mod admin;
+mod guard;
+pub(crate) mod log;
+mod mcp;
+mod stream;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    response::Response,
+    routing::{any, get, post},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use seawall_core::{Gateway, call::Endpoint, life::Task};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+
+/// How long a client may take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// How long the listener rests when the system has no more descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What every front door needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Front {
+    gateway: Arc<Gateway>,
+    address: SocketAddr,
+}
+
+impl Front {
+    /// The front of a gateway that listens at `address`.
+    pub(crate) fn new(gateway: Arc<Gateway>, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { gateway, address })
+    }
+}
+
+/// Accepts connections until the daemon drains, in a task of its own.
+pub(crate) fn accept(listener: TcpListener, front: Arc<Front>) {
+    let life = front.gateway.life().clone();
+    let router = router(Arc::clone(&front));
+    life.clone().spawn(Task::Housekeeping, async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (router, front) = (router.clone(), Arc::clone(&front));
+                    life.spawn(Task::Connection, connection(stream, router, front));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    });
+}
+
+async fn connection(stream: TcpStream, router: Router, front: Arc<Front>) {
+    // Header and chunk leave in two writes; without this the second waits for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).half_close(false);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = front.gateway.life().draining() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+fn router(front: Arc<Front>) -> Router {
+    Router::new()
+        .route("/mcp", any(all))
+        .route("/mcp/{upstream}", any(one))
+        .route("/healthz", get(admin::healthz))
+        .route("/readyz", get(admin::readyz))
+        .route("/metrics", get(admin::metrics))
+        .route("/api/v1/status", get(admin::status))
+        .route("/api/v1/upstreams/{name}/logs", get(admin::logs))
+        .route("/api/v1/upstreams/{name}/restart", post(admin::restart))
+        .fallback(admin::nothing_here)
+        .with_state(front)
+}
+
+async fn all(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
+    mcp::handle(&front, Endpoint::All, request).await
+}
+
+async fn one(
+    State(front): State<Arc<Front>>,
+    Path(upstream): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    mcp::handle(&front, Endpoint::One(upstream.into()), request).await
+}

@@ -1,0 +1,90 @@
+//! Where log records go: text to a terminal; without one, JSON lines to a rotated file in the state directory, and
+//! warnings to standard error besides.
+
+use crate::cli::{Exit, Failure, LogFormat};
+use std::{io::IsTerminal, path::Path};
+use tracing_appender::{
+    non_blocking::{NonBlocking, WorkerGuard},
+    rolling::{RollingFileAppender, Rotation},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+/// Days of log files that are kept.
+const KEPT: usize = 7;
+/// Records that may wait to be written; beyond that they are dropped rather than waited for.
+const QUEUE: usize = 16 * 1024;
+
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Keeps the writers going; dropped, what is queued is written.
+#[derive(Debug)]
+pub(crate) struct Logging(#[expect(dead_code, reason = "held for its drop")] Vec<WorkerGuard>);
+
+/// Starts logging for a daemon. `SEAWALL_LOG` filters, as in `info,seawall::call=debug`.
+///
+/// # Errors
+/// When the log file cannot be made.
+pub(crate) async fn start(format: Option<LogFormat>, state: &Path) -> Result<Logging, Failure> {
+    let terminal = std::io::stderr().is_terminal();
+    let (stderr, stderr_guard) = writer(std::io::stderr());
+    let mut guards = vec![stderr_guard];
+    let mut layers: Vec<Output> = Vec::new();
+    match (format, terminal) {
+        (Some(LogFormat::Json), _) => {
+            layers.push(fmt::layer().json().flatten_event(true).with_writer(stderr).boxed())
+        }
+        (Some(LogFormat::Text), _) | (None, true) => {
+            layers.push(fmt::layer().with_ansi(terminal).with_writer(stderr).boxed());
+        }
+        (None, false) => {
+            let warnings = fmt::layer().with_ansi(false).with_writer(stderr).with_filter(LevelFilter::WARN);
+            layers.push(warnings.boxed());
+            layers.push(file(state, &mut guards).await?);
+        }
+    }
+    tracing_subscriber::registry().with(layers).with(filter()).init();
+    Ok(Logging(guards))
+}
+
+/// Starts logging to the file only, for a command whose terminal shows something else.
+///
+/// # Errors
+/// When the log file cannot be made.
+pub(crate) async fn quiet(state: &Path) -> Result<Logging, Failure> {
+    let mut guards = Vec::new();
+    let layer = file(state, &mut guards).await?;
+    tracing_subscriber::registry().with(vec![layer]).with(filter()).init();
+    Ok(Logging(guards))
+}
+
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_env("SEAWALL_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+fn writer(output: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    tracing_appender::non_blocking::NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE)
+        .finish(output)
+}
+
+async fn file(state: &Path, guards: &mut Vec<WorkerGuard>) -> Result<Output, Failure> {
+    let directory = state.join("log");
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Failed, format!("no log can be written in {}: {error}", directory.display()))
+    };
+    let mut private = tokio::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700).create(&directory).await.map_err(|error| failed(&error))?;
+    let appender = RollingFileAppender::builder()
+        .rotation(Rotation::DAILY)
+        .filename_prefix("seawall")
+        .filename_suffix("jsonl")
+        .max_log_files(KEPT)
+        .build(&directory)
+        .map_err(|error| failed(&error))?;
+    let (writer, guard) = writer(appender);
+    guards.push(guard);
+    Ok(fmt::layer().json().flatten_event(true).with_writer(writer).boxed())
+}

@@ -1,0 +1,212 @@
+//! MCP over streamable HTTP, both eras on one endpoint.
+
+mod session;
+mod stateless;
+
+use super::{Front, admin::is_json, guard, guard::Refusal, stream};
+use axum::{body::Body, extract::Request, response::Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use seawall_core::{
+    call::{Answer, Call, Endpoint, auth::Caller},
+    list::Listed,
+};
+use seawall_proto::{
+    Code, Event, Fault, Reply, Request as McpRequest,
+    era::serve::{self, Head, Inbound},
+    sse::write_event,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+const SESSION: &str = "mcp-session-id";
+const CONVERSATION: &str = "seawall-session";
+const TIMEOUT: &str = "seawall-timeout-ms";
+/// How long a call may go without an event before its answer becomes a stream.
+const PLAIN: Duration = Duration::from_secs(1);
+/// How long a client may take to send a request's body.
+const BODY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Answers one HTTP request to an endpoint.
+pub(super) async fn handle(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Response<Body> {
+    let answered = match *request.method() {
+        Method::POST => post(front, endpoint, request).await,
+        Method::GET => session::get(front, &endpoint, &request),
+        Method::DELETE => session::delete(front, &request),
+        _ => Err(guard::refuse(StatusCode::METHOD_NOT_ALLOWED, "POST, GET or DELETE")),
+    };
+    answered.unwrap_or_else(|refusal| *refusal)
+}
+
+async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Result<Response<Body>, Refusal> {
+    let caller = front.check(request.headers(), request.uri())?;
+    if !is_json(&request) {
+        return Err(guard::refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
+    }
+    if front.gateway.life().is_draining() {
+        return Err(guard::refuse(StatusCode::SERVICE_UNAVAILABLE, "Seawall is stopping; try again shortly"));
+    }
+    if let Endpoint::One(name) = &endpoint
+        && front.gateway.upstream(name).is_none()
+    {
+        return Err(guard::refuse(
+            StatusCode::NOT_FOUND,
+            "no server of this name is in use; `seawall status` shows them",
+        ));
+    }
+    let (head, body) = request.into_parts();
+    let body = read(front, body).await?;
+    let inbound = serve::inbound(body, &head_of(&head.headers)).map_err(|refusal| refused(&refusal))?;
+    let door = Door { front: Arc::clone(front), endpoint, caller, head };
+    match inbound {
+        Inbound::Alone(request) => stateless::answer(door, *request).await,
+        Inbound::AloneNotification(_) => Ok(accepted()),
+        Inbound::InSession(message) => session::answer(door, message).await,
+    }
+}
+
+/// What is known of an HTTP request besides its message.
+struct Door {
+    front: Arc<Front>,
+    endpoint: Endpoint,
+    caller: Arc<Caller>,
+    head: Parts,
+}
+
+impl Door {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the client takes an answer as a stream. Who says nothing takes anything.
+    fn takes_streams(&self) -> bool {
+        let accept = self.head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
+    }
+
+    fn call(&self, request: McpRequest, conversation: Option<Arc<str>>, followed: bool) -> Call {
+        let asked =
+            self.header(TIMEOUT).and_then(|limit| limit.parse().ok()).or_else(|| request.timeout_ms());
+        Call {
+            caller: Arc::clone(&self.caller),
+            conversation,
+            endpoint: self.endpoint.clone(),
+            limit: asked.filter(|limit| *limit > 0).map(Duration::from_millis),
+            request,
+            followed,
+        }
+    }
+
+    /// Answers what Seawall answers itself; `None` for what goes to an upstream as it is.
+    async fn own_answer(&self, call: &Call) -> Option<Result<Listed, Fault>> {
+        let request = &call.request;
+        let gateway = &self.front.gateway;
+        let opens = matches!(request.method(), "server/discover" | "initialize");
+        match &self.endpoint {
+            _ if request.method() == "tools/list" => Some(gateway.list_tools(call.clone()).await),
+            Endpoint::All if opens => Some(Ok(serve::greeting(request, None).into())),
+            Endpoint::All if request.method() == "tools/call" => None,
+            Endpoint::All => Some(Ok(serve::method_not_found(request).into())),
+            Endpoint::One(name) if opens => {
+                let upstream = gateway.upstream(name)?;
+                let peer = gateway.introduction(call, &upstream).await;
+                Some(peer.map(|peer| serve::greeting_of(request, &peer).into()))
+            }
+            Endpoint::One(_) => None,
+        }
+    }
+
+    /// What Seawall answers itself, in the form in which an upstream would.
+    fn own_response(&self, request: &McpRequest, end: Result<Listed, Fault>) -> Response<Body> {
+        let streamed = end.as_ref().is_ok_and(|listed| listed.streamed) && self.takes_streams();
+        let end = end.map(|listed| listed.reply);
+        match last(request, &end).filter(|_| streamed) {
+            Some(message) => {
+                stream::response((), Some(write_event(None, &message)), |()| async { ((), None) })
+            }
+            None => plain(request, &end),
+        }
+    }
+}
+
+async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
+    let limit = front.gateway.config().limits.message;
+    let collected = timeout(BODY_LIMIT, Limited::new(body, limit).collect()).await;
+    match collected {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let text = format!("TOO_LARGE: a message may have {limit} bytes (`limits.message`)");
+            Err(guard::refuse(StatusCode::PAYLOAD_TOO_LARGE, &text))
+        }
+        Ok(Err(_)) => Err(guard::refuse(StatusCode::BAD_REQUEST, "the request broke off")),
+        Err(_) => Err(guard::refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
+    }
+}
+
+fn head_of(headers: &HeaderMap) -> Head<'_> {
+    let one = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let repeated = ["mcp-protocol-version", "mcp-method", "mcp-name"]
+        .iter()
+        .any(|name| headers.get_all(*name).iter().nth(1).is_some());
+    let parameters = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("mcp-param-"))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect();
+    Head {
+        version: one("mcp-protocol-version"),
+        method: one("mcp-method"),
+        name: one("mcp-name"),
+        repeated,
+        parameters,
+    }
+}
+
+fn refused(refusal: &serve::Refusal) -> Refusal {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+    guard::json(status, refusal.body.clone())
+}
+
+fn accepted() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
+/// The end of a call as one JSON body. A call that was taken back gets no answer: the specification says so.
+fn plain(request: &McpRequest, end: &Result<Reply, Fault>) -> Response<Body> {
+    let (status, body) = match end {
+        Ok(reply) => (serve::status(request.wire(), reply), Some(reply.body.clone())),
+        Err(fault) if fault.code == Code::Cancelled => return accepted(),
+        Err(fault) => serve::fault(request, fault),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let mut response = *guard::json(status, body.unwrap_or_default());
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// The end of a call as the last message of a stream; `None` for a call that was taken back.
+fn last(request: &McpRequest, end: &Result<Reply, Fault>) -> Option<Bytes> {
+    match end {
+        Ok(reply) => Some(reply.body.clone()),
+        Err(fault) if fault.code == Code::Cancelled => None,
+        Err(fault) => serve::fault(request, fault).1,
+    }
+}
+
+/// What a call says first, if it says anything soon. A client that takes no streams waits for the end.
+async fn first_event(door: &Door, answer: &mut Answer) -> Option<Event> {
+    if door.takes_streams() {
+        return timeout(PLAIN, answer.next()).await.ok();
+    }
+    loop {
+        let event = answer.next().await;
+        if matches!(event, Event::End(_)) {
+            return Some(event);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// A caller of MCP tools built on the official TypeScript SDKs, so that tests meet a client we did not write.
+//
+// One connection, the operations in the order given, one JSON line each on standard output:
+//   {"tools":[names]}  {"result":...}  {"error":"...","code":N}  and with --progress  {"progress":{...}}
+// A refusal by the peer or a passed timeout is an answer and exits 0. A failed connection, or a reply that
+// the SDK cannot read, exits 1 with a message on standard error; bad usage exits 2.
+
+import { createRequire } from "node:module";
+import process from "node:process";
+
+const USAGE =
+  "usage: client.mjs --sdk v1|v2 --era legacy|modern --url URL [--bearer TOKEN]\n" +
+  "                  [--timeout-ms N] [--progress] { --list | --call NAME [--arguments JSON] }...";
+const MODERN = "2026-07-28";
+const IDENTITY = { name: "seawall-interop", version: "1.0.0" };
+
+// `require` rather than `import`: only it honours NODE_PATH, so the packages may live outside this folder.
+const load = createRequire(import.meta.url);
+
+class UsageError extends Error {}
+
+function readArguments(words) {
+  const settings = { timeout: 60_000, progress: false, operations: [] };
+  const rest = [...words];
+  const value = (flag) => {
+    if (rest.length === 0) throw new UsageError(`${flag} needs a value`);
+    return rest.shift();
+  };
+  const oneOf = (flag, allowed) => {
+    const given = value(flag);
+    if (!allowed.includes(given)) throw new UsageError(`${flag} is ${allowed.join(" or ")}, not ${given}`);
+    return given;
+  };
+  while (rest.length > 0) {
+    const flag = rest.shift();
+    switch (flag) {
+      case "--sdk":
+        settings.sdk = oneOf(flag, ["v1", "v2"]);
+        break;
+      case "--era":
+        settings.era = oneOf(flag, ["legacy", "modern"]);
+        break;
+      case "--url": {
+        const given = value(flag);
+        if (!URL.canParse(given)) throw new UsageError(`--url is not a URL: ${given}`);
+        settings.url = new URL(given);
+        break;
+      }
+      case "--bearer":
+        settings.bearer = value(flag);
+        break;
+      case "--timeout-ms":
+        settings.timeout = Number(value(flag));
+        if (!Number.isInteger(settings.timeout) || settings.timeout <= 0) {
+          throw new UsageError("--timeout-ms is a whole number above zero");
+        }
+        break;
+      case "--progress":
+        settings.progress = true;
+        break;
+      case "--list":
+        settings.operations.push({ list: true });
+        break;
+      case "--call":
+        settings.operations.push({ name: value(flag), arguments: {} });
+        break;
+      case "--arguments": {
+        const last = settings.operations.at(-1);
+        if (last?.name === undefined) throw new UsageError("--arguments follows a --call");
+        last.arguments = readObject(value(flag));
+        break;
+      }
+      default:
+        throw new UsageError(`unknown option ${flag}`);
+    }
+  }
+  for (const needed of ["sdk", "era", "url"]) {
+    if (settings[needed] === undefined) throw new UsageError(`--${needed} is missing`);
+  }
+  if (settings.sdk === "v1" && settings.era === "modern") {
+    throw new UsageError("the v1 SDK speaks only the legacy era");
+  }
+  if (settings.operations.length === 0) throw new UsageError("nothing to do: give --list or --call");
+  return settings;
+}
+
+function readObject(text) {
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`--arguments is not JSON: ${error.message}`);
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    throw new UsageError("--arguments is a JSON object");
+  }
+  return value;
+}
+
+// Each SDK is reduced to what differs: how an era is asked for, and which errors are answers.
+
+function legacyOnlySdk() {
+  const { Client } = load("@modelcontextprotocol/sdk/client/index.js");
+  const { StreamableHTTPClientTransport } = load("@modelcontextprotocol/sdk/client/streamableHttp.js");
+  const { ErrorCode, McpError } = load("@modelcontextprotocol/sdk/types.js");
+  return {
+    Transport: StreamableHTTPClientTransport,
+    client: () => new Client(IDENTITY),
+    // The SDK gives a lost connection the shape of a peer's error, with this code and text.
+    isAnswer: (error) =>
+      error instanceof McpError &&
+      !(error.code === ErrorCode.ConnectionClosed && error.message.endsWith("Connection closed")),
+    list: async (client, options) => {
+      const tools = [];
+      let cursor;
+      do {
+        const page = await client.listTools(cursor === undefined ? {} : { cursor }, options);
+        tools.push(...page.tools);
+        cursor = page.nextCursor;
+      } while (cursor !== undefined);
+      return tools;
+    },
+    call: (client, params, options) => client.callTool(params, undefined, options),
+  };
+}
+
+function bothErasSdk(era) {
+  const { Client, ProtocolError, SdkError, SdkErrorCode, StreamableHTTPClientTransport } = load(
+    "@modelcontextprotocol/client",
+  );
+  // A pin goes through server/discover and never falls back, so a legacy peer cannot pass for a modern one.
+  const mode = era === "modern" ? { pin: MODERN } : "legacy";
+  return {
+    Transport: StreamableHTTPClientTransport,
+    client: () => new Client(IDENTITY, { versionNegotiation: { mode } }),
+    isAnswer: (error) =>
+      error instanceof ProtocolError ||
+      (error instanceof SdkError && error.code === SdkErrorCode.RequestTimeout),
+    // Without "refresh" a second list may come from the client's own cache.
+    list: async (client, options) => {
+      const { tools } = await client.listTools(undefined, { ...options, cacheMode: "refresh" });
+      return tools;
+    },
+    call: (client, params, options) => client.callTool(params, options),
+  };
+}
+
+const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+
+async function perform(sdk, client, operation, settings) {
+  const options = { timeout: settings.timeout };
+  if (operation.list) {
+    const tools = await sdk.list(client, options);
+    return { tools: tools.map((tool) => tool.name) };
+  }
+  if (settings.progress) options.onprogress = (progress) => print({ progress });
+  const { name, arguments: given } = operation;
+  return { result: await sdk.call(client, { name, arguments: given }, options) };
+}
+
+async function run(settings) {
+  const sdk = settings.sdk === "v1" ? legacyOnlySdk() : bothErasSdk(settings.era);
+  const headers = settings.bearer === undefined ? {} : { Authorization: `Bearer ${settings.bearer}` };
+  const transport = new sdk.Transport(settings.url, { requestInit: { headers } });
+  const client = sdk.client();
+  try {
+    await client.connect(transport, { timeout: settings.timeout });
+    for (const operation of settings.operations) {
+      try {
+        print(await perform(sdk, client, operation, settings));
+      } catch (error) {
+        if (!sdk.isAnswer(error)) throw error;
+        print({ error: error.message, code: error.code });
+      }
+    }
+    // Closing alone leaves a legacy session open on the server; in the modern era this does nothing.
+    await transport.terminateSession();
+  } finally {
+    await client.close();
+  }
+}
+
+function describe(error) {
+  const causes = [];
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    // v1 gives its HTTP errors no name, and keeps the status in `code`.
+    const status = cause.status ?? (cause.name === "Error" ? cause.code : undefined);
+    if (Number.isInteger(status)) causes.push(`HTTP ${status}`);
+    causes.push(cause.message || cause.code || cause.name);
+  }
+  return causes.length > 0 ? causes.join(": ") : String(error);
+}
+
+try {
+  await run(readArguments(process.argv.slice(2)));
+} catch (error) {
+  const misused = error instanceof UsageError;
+  process.stderr.write(misused ? `${error.message}\n${USAGE}\n` : `${describe(error)}\n`);
+  process.exitCode = misused ? 2 : 1;
+}

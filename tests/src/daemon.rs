@@ -1,0 +1,167 @@
+//! The daemon under test.
+
+use crate::http::{Response, send, try_send};
+use crate::process::Process;
+use crate::{PATIENCE, eventually};
+use hyper::body::Bytes;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// How long the daemon may take to become healthy.
+const START: Duration = Duration::from_secs(20);
+/// How long a call's permits may be held once its outcome is known.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A running `seawall serve` with a configuration and a state directory of its own. Dropped, it is ended;
+/// where the test failed, its log is printed.
+#[derive(Debug)]
+pub struct Daemon {
+    // Before the directory, so that the process ends while its files are there.
+    process: Process,
+    directory: TempDir,
+    base: String,
+    token: Option<String>,
+}
+
+impl Daemon {
+    /// Starts a daemon on a free port and waits until it is healthy. `config` is a `seawall.toml` without
+    /// `listen`, `state` and `grace`.
+    ///
+    /// # Panics
+    /// When it does not become healthy.
+    pub async fn start(config: &str) -> Self {
+        for _ in 0..3 {
+            match Self::try_start(config).await {
+                Ok(daemon) => return daemon,
+                // Another test took the port in between.
+                Err(log) if log.contains("in use") => {}
+                Err(log) => panic!("the daemon ended before it was healthy:\n{log}"),
+            }
+        }
+        panic!("three free ports in turn were taken before the daemon could listen on them");
+    }
+
+    async fn try_start(config: &str) -> Result<Self, String> {
+        let directory = tempfile::tempdir().expect("there is room for temporary files");
+        let address = free_address();
+        let config = format!("listen = \"{address}\"\nstate = \"state\"\ngrace = \"1s\"\n{config}");
+        let process = serve(&config, directory.path());
+        let mut daemon = Self { process, directory, base: format!("http://{address}"), token: None };
+        let deadline = Instant::now() + START;
+        loop {
+            let healthy = try_send(&daemon.url("/healthz"), "GET", &[], Bytes::new()).await;
+            // First, because whatever answers on the port of a daemon that ended is another one.
+            if daemon.process.exit_code().is_some() {
+                return Err(format!("{}{}", daemon.process.output(), daemon.log()));
+            }
+            if healthy.is_ok_and(|response| response.status == 200) {
+                return Ok(daemon);
+            }
+            assert!(Instant::now() < deadline, "the daemon is not healthy after {START:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Runs a daemon that should refuse its configuration; gives its exit code and all it printed. `config`
+    /// is a `seawall.toml` without `state`.
+    pub async fn refused(config: &str) -> (i32, String) {
+        let directory = tempfile::tempdir().expect("there is room for temporary files");
+        let mut process = serve(&format!("state = \"state\"\n{config}"), directory.path());
+        let code = process.ended().await;
+        (code, format!("{}{}", process.output(), process.log()))
+    }
+
+    /// The same daemon, asked as the caller with this token.
+    #[must_use]
+    pub fn as_caller(self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self }
+    }
+
+    /// The address of a path of it.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its directory, which holds its configuration and its state.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// What `GET /api/v1/status` says.
+    pub async fn status(&self) -> Value {
+        let response = self.request("GET", "/api/v1/status", "").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()
+    }
+
+    /// What `GET /metrics` says.
+    pub async fn metrics(&self) -> String {
+        let response = self.request("GET", "/metrics", "").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        response.body
+    }
+
+    /// Restarts the instances of an upstream.
+    pub async fn restart(&self, upstream: &str) {
+        let response = self.request("POST", &format!("/api/v1/upstreams/{upstream}/restart"), "{}").await;
+        assert!((200..300).contains(&response.status), "{response:?}");
+    }
+
+    /// Waits until no permit is held.
+    pub async fn until_idle(&self) {
+        eventually("every permit is given back", SETTLE, async || {
+            self.status().await["permits"].as_array().is_some_and(Vec::is_empty)
+        })
+        .await;
+    }
+
+    /// Waits until no conversation is open.
+    pub async fn until_no_conversation(&self) {
+        eventually("every conversation is over", PATIENCE, async || {
+            self.status().await["conversations"] == 0
+        })
+        .await;
+    }
+
+    async fn request(&self, verb: &str, path: &str, body: &'static str) -> Response {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("content-type", "application/json"), ("accept", "*/*")];
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        send(&self.url(path), verb, &headers, body).await
+    }
+}
+
+/// The table of a caller with this token and these patterns of tools.
+pub fn caller(name: &str, token: &str, tools: &[&str]) -> String {
+    let hash: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("[callers.{name}]\ntoken = \"sha256:{hash}\"\ntools = {tools:?}\n")
+}
+
+fn serve(config: &str, directory: &Path) -> Process {
+    let file = directory.join("seawall.toml");
+    fs::write(&file, config).expect("a temporary directory can be written");
+    let arguments = ["serve", "--log-format", "json", "--config"].map(OsStr::new);
+    Process::start("seawall", arguments.into_iter().chain([file.as_os_str()]), directory)
+}
+
+/// A loopback address that nothing listens on at the moment.
+fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address")
+}

@@ -1,0 +1,85 @@
+//! Development tasks of Seawall, run as `cargo xtask VERB`: one command each, with nothing to prepare by
+//! hand.
+
+#![expect(clippy::disallowed_methods, reason = "a synchronous tool that starts processes and reads files")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod bench;
+mod conformance;
+mod process;
+mod provision;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB
+
+  test [--size ci|full] [FILTER…]   provision, build, run every test; FILTER goes to `cargo test`
+  full                              the tests at full size, then conformance, then the benchmarks
+  provision                         fetch what the tests run against and say where it is
+  conformance [--revision 2025-11-25|2026-07-28] [--release] [--json]
+                                    the official suite, direct and through Seawall, check by check
+  tidy                              the rules that no compiler knows: walls, budgets, links, pages
+  bench [ARGUMENTS…]                the benchmarks";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<ExitCode, String> {
+    let Some((verb, rest)) = arguments.split_first() else {
+        return Err(format!("which task?\n\n{USAGE}"));
+    };
+    match verb.as_str() {
+        "test" => test::run(rest).map(ExitCode::from),
+        "full" => full(rest),
+        "provision" => succeeded(provision::run(rest)),
+        "conformance" => succeeded(conformance::run(rest)),
+        "tidy" => succeeded(tidy::run(rest)),
+        "bench" => succeeded(bench::run(rest)),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        unknown => Err(format!("there is no task `{unknown}`\n\n{USAGE}")),
+    }
+}
+
+/// Everything, at full size. Each part runs whatever became of the one before, so that one run tells all.
+fn full(arguments: &[String]) -> Result<ExitCode, String> {
+    no_arguments("full", arguments)?;
+    let mut failures = Vec::new();
+    match test::run(&["--size".to_owned(), "full".to_owned()]) {
+        Ok(0) => {}
+        Ok(code) => failures.push(format!("tests: the runner ended with {code}")),
+        Err(message) => failures.push(format!("tests: {message}")),
+    }
+    if let Err(message) = conformance::run(&[]) {
+        failures.push(format!("conformance: {message}"));
+    }
+    if let Err(message) = bench::run(&[]) {
+        failures.push(format!("benchmarks: {message}"));
+    }
+    if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(failures.join("\n")) }
+}
+
+fn succeeded(result: Result<(), String>) -> Result<ExitCode, String> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Refuses arguments where a verb takes none.
+fn no_arguments(verb: &str, arguments: &[String]) -> Result<(), String> {
+    match arguments.first() {
+        None => Ok(()),
+        Some(argument) => Err(format!("`{verb}` takes no arguments, not `{argument}`")),
+    }
+}
