@@ -155,18 +155,24 @@ impl Client {
 
     /// Starts a call that asks for progress.
     pub fn start_call_with_progress(&self, tool: &str, arguments: &(impl Display + ?Sized)) -> Call {
-        let params = format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#);
-        self.begin("tools/call", Some(tool), &params, true)
+        self.start_with_progress("tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#))
+    }
+
+    /// Starts any request that asks for progress.
+    pub fn start_with_progress(&self, method: &str, params: &(impl Display + ?Sized)) -> Call {
+        let params = params.to_string();
+        self.begin(method, subject(method, &params).as_deref(), &params, true)
     }
 
     /// Starts any request and leaves it under way. Nothing is sent before the test awaits something.
     pub fn start(&self, method: &str, params: &(impl Display + ?Sized)) -> Call {
-        self.begin(method, None, &params.to_string(), false)
+        let params = params.to_string();
+        self.begin(method, subject(method, &params).as_deref(), &params, false)
     }
 
     fn begin(&self, method: &str, subject: Option<&str>, params: &str, progress: bool) -> Call {
         let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = self.message(id, method, params, progress);
+        let body = request_text(self.era, id, method, params, progress);
         self.follow(id, method, self.headers(method, subject), "POST", body)
     }
 
@@ -224,28 +230,6 @@ impl Client {
         send(&self.url, verb, &all, body).await
     }
 
-    fn message(&self, id: u64, method: &str, params: &str, progress: bool) -> String {
-        let inside = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        let mut members = vec![inside.expect("parameters are a JSON object").to_owned()];
-        let mut meta = Vec::new();
-        if progress {
-            meta.push(format!(r#""progressToken":{id}"#));
-        }
-        if self.era == Era::Modern {
-            let version = env!("CARGO_PKG_VERSION");
-            meta.push(format!(r#""io.modelcontextprotocol/protocolVersion":"{MODERN_VERSION}""#));
-            meta.push(format!(
-                r#""io.modelcontextprotocol/clientInfo":{{"name":"seawall-tests","version":"{version}"}}"#
-            ));
-            meta.push(r#""io.modelcontextprotocol/clientCapabilities":{}"#.to_owned());
-        }
-        if !meta.is_empty() {
-            members.push(format!(r#""_meta":{{{}}}"#, meta.join(",")));
-        }
-        members.retain(|member| !member.is_empty());
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{}}}}}"#, members.join(","))
-    }
-
     /// The headers of whatever this client sends.
     fn standing(&self) -> Vec<(&'static str, String)> {
         let version = match self.era {
@@ -279,6 +263,44 @@ impl Client {
         }
         headers
     }
+}
+
+/// A request as a client of this era writes it: `params` is the text of a JSON object, which is sent as it is
+/// but for the `_meta` added at its end.
+///
+/// # Panics
+/// When `params` is no object.
+pub fn request_text(era: Era, id: u64, method: &str, params: &str, progress: bool) -> String {
+    let inside = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let mut members = vec![inside.expect("parameters are a JSON object").to_owned()];
+    let mut meta = Vec::new();
+    if progress {
+        meta.push(format!(r#""progressToken":{id}"#));
+    }
+    if era == Era::Modern {
+        let version = env!("CARGO_PKG_VERSION");
+        meta.push(format!(r#""io.modelcontextprotocol/protocolVersion":"{MODERN_VERSION}""#));
+        meta.push(format!(
+            r#""io.modelcontextprotocol/clientInfo":{{"name":"seawall-tests","version":"{version}"}}"#
+        ));
+        meta.push(r#""io.modelcontextprotocol/clientCapabilities":{}"#.to_owned());
+    }
+    if !meta.is_empty() {
+        members.push(format!(r#""_meta":{{{}}}"#, meta.join(",")));
+    }
+    members.retain(|member| !member.is_empty());
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{}}}}}"#, members.join(","))
+}
+
+/// What a request is about, which a modern client repeats in a header.
+fn subject(method: &str, params: &str) -> Option<String> {
+    let member = match method {
+        "tools/call" | "prompts/get" => "name",
+        "resources/read" => "uri",
+        _ => return None,
+    };
+    let params: Value = serde_json::from_str(params).ok()?;
+    params[member].as_str().map(str::to_owned)
 }
 
 /// A request under way. Dropped, it closes its connection, which a legacy server must not take for a cancel

@@ -1,7 +1,7 @@
 //! The daemon under test.
 
 use crate::http::{Response, send, try_send};
-use crate::process::Process;
+use crate::process::{Process, binary};
 use crate::{PATIENCE, eventually};
 use hyper::body::Bytes;
 use serde_json::Value;
@@ -36,8 +36,16 @@ impl Daemon {
     /// # Panics
     /// When it does not become healthy.
     pub async fn start(config: &str) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    /// Starts a daemon like [`Daemon::start`], with further environment variables.
+    ///
+    /// # Panics
+    /// When it does not become healthy.
+    pub async fn start_with(config: &str, variables: &[(&str, &str)]) -> Self {
         for _ in 0..3 {
-            match Self::try_start(config).await {
+            match Self::try_start(config, variables).await {
                 Ok(daemon) => return daemon,
                 // Another test took the port in between.
                 Err(log) if log.contains("in use") => {}
@@ -47,11 +55,11 @@ impl Daemon {
         panic!("three free ports in turn were taken before the daemon could listen on them");
     }
 
-    async fn try_start(config: &str) -> Result<Self, String> {
+    async fn try_start(config: &str, variables: &[(&str, &str)]) -> Result<Self, String> {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
         let address = free_address();
         let config = format!("listen = \"{address}\"\nstate = \"state\"\ngrace = \"1s\"\n{config}");
-        let process = serve(&config, directory.path());
+        let process = serve(&config, variables, directory.path());
         let mut daemon = Self { process, directory, base: format!("http://{address}"), token: None };
         let deadline = Instant::now() + START;
         loop {
@@ -72,7 +80,7 @@ impl Daemon {
     /// is a `seawall.toml` without `state`.
     pub async fn refused(config: &str) -> (i32, String) {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
-        let mut process = serve(&format!("state = \"state\"\n{config}"), directory.path());
+        let mut process = serve(&format!("state = \"state\"\n{config}"), &[], directory.path());
         let code = process.ended().await;
         (code, format!("{}{}", process.output(), process.log()))
     }
@@ -153,15 +161,19 @@ pub fn caller(name: &str, token: &str, tools: &[&str]) -> String {
     format!("[callers.{name}]\ntoken = \"sha256:{hash}\"\ntools = {tools:?}\n")
 }
 
-fn serve(config: &str, directory: &Path) -> Process {
+fn serve(config: &str, variables: &[(&str, &str)], directory: &Path) -> Process {
     let file = directory.join("seawall.toml");
     fs::write(&file, config).expect("a temporary directory can be written");
     let arguments = ["serve", "--log-format", "json", "--config"].map(OsStr::new);
-    Process::start("seawall", arguments.into_iter().chain([file.as_os_str()]), directory)
+    let arguments = arguments.into_iter().chain([file.as_os_str()]);
+    Process::run("seawall", binary("seawall"), arguments, variables, directory)
 }
 
 /// A loopback address that nothing listens on at the moment.
-fn free_address() -> std::net::SocketAddr {
+///
+/// # Panics
+/// When loopback has no free port.
+pub fn free_address() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     listener.local_addr().expect("a bound socket has an address")
 }

@@ -20,11 +20,11 @@ mod sse;
 mod upstream;
 
 pub use answer::{Answer, Listing};
-pub use client::{Call, Client, Era};
-pub use daemon::{Daemon, caller};
+pub use client::{Call, Client, Era, request_text};
+pub use daemon::{Daemon, caller, free_address};
 pub use http::{JSON, Response, send};
-pub use process::binary;
-pub use upstream::{Misbehave, Record, Transport, Upstream, misbehave_command, well};
+pub use process::{Process, binary};
+pub use upstream::{Listening, Misbehave, Record, Transport, Upstream, misbehave_command, quoted, well};
 
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};

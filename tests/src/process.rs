@@ -28,9 +28,21 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Variables that would send the requests of a process under test elsewhere.
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// A running process whose output goes to files. Dropped, it is ended and reaped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     name: &'static str,
     child: Child,
     stdout: PathBuf,
@@ -44,9 +56,24 @@ impl Process {
         arguments: impl IntoIterator<Item = A>,
         directory: &Path,
     ) -> Self {
+        Self::run(name, binary(name), arguments, &[], directory)
+    }
+
+    /// Starts any program in `directory`, which gets its output too, with these variables besides those of
+    /// the test run that do not concern it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn run<A: AsRef<OsStr>>(
+        name: &'static str,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+        variables: &[(&str, &str)],
+        directory: &Path,
+    ) -> Self {
         let (stdout, stderr) = (directory.join("stdout"), directory.join("stderr"));
         let file = |path: &Path| File::create(path).expect("a temporary directory can be written");
-        let mut command = Command::new(binary(name));
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(directory)
@@ -62,21 +89,26 @@ impl Process {
                 command.env_remove(variable);
             }
         }
+        for variable in PROXIES {
+            command.env_remove(variable);
+        }
+        command.envs(variables.iter().copied());
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name, child, stdout, stderr }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has printed so far.
-    pub(crate) fn output(&self) -> String {
+    pub fn output(&self) -> String {
         read(&self.stdout)
     }
 
     /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         read(&self.stderr)
     }
 

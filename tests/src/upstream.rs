@@ -71,7 +71,7 @@ fn stdio_table(name: &str, flags: &[&str], keys: &str) -> String {
 }
 
 /// A string of JSON is one of TOML, too.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
@@ -84,12 +84,7 @@ pub fn misbehave_command(flags: &[&str]) -> (String, Vec<String>) {
 
 /// A `misbehave` server over HTTP. Dropped, it is ended.
 #[derive(Debug)]
-pub struct Misbehave {
-    // Before the directory, so that the process ends while its files are there.
-    _process: Process,
-    _directory: TempDir,
-    url: String,
-}
+pub struct Misbehave(Listening);
 
 impl Misbehave {
     /// Starts one on a free port and waits until it listens.
@@ -97,11 +92,35 @@ impl Misbehave {
     /// # Panics
     /// When it does not come to listen.
     pub async fn http(flags: &[&str]) -> Self {
+        Self(Listening::start("misbehave", flags).await)
+    }
+
+    /// Its endpoint.
+    pub fn url(&self) -> &str {
+        self.0.url()
+    }
+}
+
+/// A program of this workspace that serves HTTP and prints where. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Listening {
+    // Before the directory, so that the process ends while its files are there.
+    _process: Process,
+    _directory: TempDir,
+    url: String,
+}
+
+impl Listening {
+    /// Starts one on a free port and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not come to listen.
+    pub async fn start(name: &'static str, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
         let arguments = ["--listen", "127.0.0.1:0"].iter().chain(flags);
-        let process = Process::start("misbehave", arguments, directory.path());
+        let process = Process::start(name, arguments, directory.path());
         let mut url = None;
-        eventually("misbehave listens", PATIENCE, async || {
+        eventually(&format!("{name} listens"), PATIENCE, async || {
             let output = process.output();
             let line = output.lines().next().filter(|_| output.ends_with('\n'));
             url = line.and_then(|line| line.strip_prefix("listening on ")).map(str::to_owned);
@@ -122,11 +141,17 @@ impl Misbehave {
 pub struct Record(TempDir);
 
 impl Record {
-    fn new() -> Self {
+    /// A record that nothing has been written to.
+    ///
+    /// # Panics
+    /// When there is no room for temporary files.
+    #[expect(clippy::new_without_default, reason = "it makes a directory, which a default should not")]
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("there is room for temporary files"))
     }
 
-    fn path(&self) -> String {
+    /// The file, for the flag `--record`.
+    pub fn path(&self) -> String {
         self.0.path().join("record").to_str().expect("temporary paths are UTF-8").to_owned()
     }
 

@@ -110,7 +110,7 @@ impl Gateway {
                 Ok(listed) => listed?.reply,
                 Err(_) => break,
             };
-            let Some(page) = page_of(&reply) else { break };
+            let Some(page) = page_of(&reply) else { return Err(no_list(upstream, &reply)) };
             declarations.extend(page.items);
             match page.next {
                 Some(next) => cursor = Some(next),
@@ -345,6 +345,13 @@ impl Gateway {
             followed: conversation.is_followed(),
         }
     }
+}
+
+/// The fault of an upstream that answered a request for its tools with something else.
+fn no_list(upstream: &Upstream, reply: &Reply) -> Fault {
+    let said: String = String::from_utf8_lossy(&reply.body).chars().take(300).collect();
+    let text = format!("server {:?} answered tools/list with no list: {said}", upstream.name());
+    Fault::new(seawall_proto::Code::UpstreamError, seawall_proto::Stage::Answer, text)
 }
 
 fn page_of(reply: &Reply) -> Option<Page> {

@@ -177,6 +177,12 @@ impl Face {
         Some(Self { initialize: params.clone(), info, capabilities })
     }
 
+    /// The `_meta` that a request of this face carries in an era where each says who asks.
+    pub(crate) fn meta_for(&self, wire: &Wire) -> Option<serde_json::Value> {
+        (wire.kind == Kind::Modern)
+            .then(|| serde_json::from_str(&opening::modern_meta(self)).expect("its parts are JSON"))
+    }
+
     /// The client's name for itself; for logs and profiles, never for authority.
     pub fn name(&self) -> Option<String> {
         Some(Members::parse(self.info.as_str()).ok()?.string("name")?.into_owned())

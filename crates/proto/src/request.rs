@@ -70,10 +70,13 @@ impl Request {
         Ok(request)
     }
 
-    /// A request of Seawall's own, such as the list that fills the catalogue.
+    /// A request of Seawall's own, such as the list that fills the catalogue, with the `_meta` its era wants.
     pub fn own(method: &str, params: &serde_json::Value, wire: Wire, face: Arc<Face>) -> Self {
-        let body =
-            serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
+        let mut params = params.clone();
+        if let Some(meta) = face.meta_for(&wire) {
+            params["_meta"] = meta;
+        }
+        let body = serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
         let message = Message::parse(body.into()).expect("it was just written");
         Self::read(message, wire, face).expect("it was just written")
     }

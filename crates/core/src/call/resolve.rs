@@ -46,7 +46,8 @@ impl Gateway {
             Endpoint::One(name) => (Arc::clone(name), request.subject().cloned()),
             Endpoint::All => {
                 let public = request.subject().filter(|_| is_call).ok_or_else(unknown)?;
-                let (upstream, tool) = self.catalog.resolve(public).ok_or_else(unknown)?;
+                let known = self.catalog.resolve(public).or_else(|| self.not_listed_yet(public));
+                let (upstream, tool) = known.ok_or_else(unknown)?;
                 (upstream, Some(tool))
             }
         };
@@ -64,6 +65,13 @@ impl Gateway {
         };
         let wanted = Wanted::by(call);
         Ok(Target { tool, subject, timeout, control: lists || listens, wanted, upstream })
+    }
+
+    /// A tool of an upstream that has not been listed yet: whoever knows its name from before may call it.
+    fn not_listed_yet(&self, public: &str) -> Option<(Arc<str>, Arc<str>)> {
+        let (server, tool) = public.split_once("__")?;
+        let upstream = self.upstream(server)?;
+        self.catalog.listing(server, "").is_none().then(|| (Arc::clone(upstream.name()), Arc::from(tool)))
     }
 
     pub(super) fn authorise(&self, call: &Call, target: Target) -> Result<Target, Fault> {

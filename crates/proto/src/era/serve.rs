@@ -405,10 +405,14 @@ pub fn pong(request: &Request) -> Reply {
 pub fn client_request(method: &str, params: &serde_json::Value) -> (Bytes, Vec<(Cow<'static, str>, String)>) {
     let face = Face::own();
     let mut params = params.clone();
-    params["_meta"][META_VERSION] = json!(MODERN);
-    params["_meta"][META_CLIENT] = face.info.value();
-    params["_meta"][META_CAPABILITIES] = json!({});
-    let request = Request::own(method, &params, Wire::own(), face);
+    if let Some(serde_json::Value::Object(meta)) = face.meta_for(&Wire::own()) {
+        for (name, value) in meta {
+            params["_meta"][name] = value;
+        }
+    }
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+    let message = Message::parse(message.into()).expect("it was just written");
+    let request = Request::read(message, Wire::own(), face).expect("it was just written");
     let mut headers = vec![
         (Cow::Borrowed("mcp-protocol-version"), MODERN.to_owned()),
         (Cow::Borrowed("mcp-method"), method.to_owned()),
