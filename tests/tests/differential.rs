@@ -192,6 +192,7 @@ impl Pipe {
             .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{program} does not start: {error}"));
@@ -291,6 +292,13 @@ impl Ways {
     async fn assert_the_same(mut self, asks: &[Ask]) {
         for ask in asks {
             let direct = self.direct.ask(ask).await;
+            assert_eq!(
+                direct.progress.is_empty(),
+                !ask.progress,
+                "{} {}: {direct:?}",
+                ask.method,
+                ask.params
+            );
             let mut through = self.through.ask(ask).await;
             if ask.method == "tools/list" {
                 // A list that the upstream did not give in time says so, and is not what is compared here.

@@ -27,6 +27,9 @@ const PROMISED: Duration = Duration::from_millis(100);
 /// What a loaded machine may add to that: it runs the tests, the daemon and a dozen servers at once.
 const ALLOWANCE: Duration = Duration::from_millis(400);
 
+/// The server that the daemon does not start itself.
+const REMOTE: &str = "remote";
+
 /// One server, and a call that shows it at work.
 struct Server {
     name: &'static str,
@@ -91,7 +94,7 @@ impl Provision {
 struct Scene {
     daemon: Daemon,
     provision: Provision,
-    /// The one server that the daemon does not start itself.
+    /// The process of [`REMOTE`].
     remote: Process,
     remote_at: SocketAddr,
     servers: [Server; 6],
@@ -118,7 +121,7 @@ impl Scene {
         let node = provision.node();
         let config = [
             stdio("everything", &node, &[&provision.script("everything")], ""),
-            table("remote", &format!("url = \"http://{remote_at}/mcp\"")),
+            table(REMOTE, &format!("url = \"http://{remote_at}/mcp\"")),
             stdio("files", &node, &[&provision.script("filesystem"), &files], ""),
             stdio(
                 "memory",
@@ -163,7 +166,7 @@ impl Scene {
 
     /// The processes that answer for a server.
     async fn processes(&self, server: &str) -> Vec<Pid> {
-        if server == "remote" {
+        if server == REMOTE {
             return vec![pid(u64::from(self.remote.pid()))];
         }
         let instances = self.instances(server).await;
@@ -173,6 +176,53 @@ impl Scene {
     /// Starts the remote server anew where it was before.
     async fn restart_remote(&mut self) {
         self.remote = start_remote(&self.provision, self.remote_at, self.directory.path()).await;
+    }
+
+    fn server(&self, name: &str) -> &Server {
+        self.servers.iter().find(|server| server.name == name).expect("it is one of the six")
+    }
+
+    /// Calls each server, so that none is measured before it has an instance for this client.
+    async fn all_answer(&self, client: &Client) {
+        for server in &self.servers {
+            let answer = client.call(&server.public(), &server.arguments).await;
+            server.assert_answered(answer.said(), "before");
+        }
+    }
+
+    /// Stops a server, calls it, and kills it: its call ends at once with a fault, another server's is not
+    /// touched.
+    async fn hang_and_die(&self, client: &Client, server: &Server) {
+        let name = server.name;
+        let processes = self.processes(name).await;
+        assert!(!processes.is_empty(), "{name} has no process");
+        for process in &processes {
+            kill_process(*process, Signal::STOP).expect("the process runs");
+        }
+        let call = client.start_call(&server.public(), &server.arguments);
+        eventually(&format!("a call of {name} is pending"), PATIENCE, async || {
+            self.instances(name).await.iter().any(|instance| instance["in_flight"] != 0)
+        })
+        .await;
+
+        let other = self.servers.iter().find(|other| other.name != name).expect("there are six");
+        let answer = client.call(&other.public(), &other.arguments).await;
+        other.assert_answered(answer.said(), &format!("while {name} hung"));
+        assert!(!call.is_over(), "{name} answered although it was stopped");
+
+        let killed = Instant::now();
+        for process in &processes {
+            kill_process(*process, Signal::KILL).expect("a stopped process is still there");
+        }
+        let answer = call.answer().await;
+        let took = killed.elapsed();
+        let code = answer.code();
+        note(&format!("{name}: its call ended {took:?} after it was killed, with {code}"));
+        assert!(took <= PROMISED + ALLOWANCE, "{name}: the call ended {took:?} after the kill");
+        let fault = answer.fault();
+        assert_eq!(fault["upstream"], name, "{fault}");
+        assert!(["OUTCOME_UNKNOWN", "UPSTREAM_UNAVAILABLE"].contains(&code), "{answer:#?}");
+        assert_eq!(fault["may_have_run"], true, "{fault}");
     }
 
     async fn client(&self, era: Era) -> Client {
@@ -192,7 +242,7 @@ fn servers(repository: &str) -> [Server; 6] {
     let in_repository = format!(r#"{{"repo_path":{}}}"#, quoted(repository));
     [
         server("everything", 13, "echo", r#"{"message":"hi"}"#, "Echo: hi"),
-        server("remote", 13, "echo", r#"{"message":"hi"}"#, "Echo: hi"),
+        server(REMOTE, 13, "echo", r#"{"message":"hi"}"#, "Echo: hi"),
         server("files", 14, "list_allowed_directories", "{}", "Allowed directories:"),
         server("memory", 9, "read_graph", "{}", "\"entities\": []"),
         server("git", 12, "git_status", &in_repository, "Repository status:"),
@@ -344,53 +394,27 @@ async fn every_client_sees_and_calls_the_tools_of_every_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_and_dies_ends_its_calls_and_no_others() {
-    let mut scene = Scene::start().await;
+async fn a_process_that_hangs_and_dies_ends_its_calls_and_no_others() {
+    let scene = Scene::start().await;
     let client = scene.client(Era::Modern).await;
-    for server in &scene.servers {
-        // So that each has an instance for this client, and answered before it was made to hang.
-        let answer = client.call(&server.public(), &server.arguments).await;
-        server.assert_answered(answer.said(), "before");
-    }
-    for index in 0..scene.servers.len() {
-        let (server, other) = (&scene.servers[index], &scene.servers[(index + 1) % scene.servers.len()]);
-        let name = server.name;
-        let processes = scene.processes(name).await;
-        assert!(!processes.is_empty(), "{name} has no process");
-        for process in &processes {
-            kill_process(*process, Signal::STOP).expect("the process runs");
-        }
-        let call = client.start_call(&server.public(), &server.arguments);
-        eventually(&format!("a call of {name} is pending"), PATIENCE, async || {
-            scene.instances(name).await.iter().any(|instance| instance["in_flight"] != 0)
-        })
-        .await;
-
-        let answer = client.call(&other.public(), &other.arguments).await;
-        other.assert_answered(answer.said(), &format!("while {name} hung"));
-        assert!(!call.is_over(), "{name} answered although it was stopped");
-
-        for process in &processes {
-            kill_process(*process, Signal::KILL).expect("a stopped process is still there");
-        }
-        let killed = Instant::now();
-        let answer = call.answer().await;
-        let took = killed.elapsed();
-        note(&format!("{name}: its call ended {took:?} after it was killed, with {}", answer.code()));
-        assert!(took <= PROMISED + ALLOWANCE, "{name}: the call ended {took:?} after the kill");
-        let fault = answer.fault();
-        assert_eq!(fault["upstream"], name, "{fault}");
-        match answer.code() {
-            "OUTCOME_UNKNOWN" => assert_eq!(fault["may_have_run"], true, "{fault}"),
-            code => assert_eq!(code, "UPSTREAM_UNAVAILABLE", "{answer:#?}"),
-        }
-
-        if name == "remote" {
-            scene.restart_remote().await;
-        }
-        let server = &scene.servers[index];
+    scene.all_answer(&client).await;
+    for server in scene.servers.iter().filter(|server| server.name != REMOTE) {
+        scene.hang_and_die(&client, server).await;
         let answer = client.call(&server.public(), &server.arguments).await;
         server.assert_answered(answer.said(), "after it was killed");
     }
+    scene.daemon.until_idle().await;
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_and_dies_ends_its_calls_and_no_others() {
+    let mut scene = Scene::start().await;
+    let client = scene.client(Era::Modern).await;
+    scene.all_answer(&client).await;
+    scene.hang_and_die(&client, scene.server(REMOTE)).await;
+    scene.restart_remote().await;
+    let server = scene.server(REMOTE);
+    let answer = client.call(&server.public(), &server.arguments).await;
+    server.assert_answered(answer.said(), "after it was killed and started anew");
     scene.daemon.until_idle().await;
 }

@@ -273,7 +273,9 @@ impl Gateway {
             return Ok(serve::result(&call.request, &members, 0).into());
         }
         let listed = self.whole(call.clone()).await?;
-        self.learn_from(&listed.reply, &call, upstream).await;
+        if !paged {
+            self.learn_from(&listed.reply, &call, upstream).await;
+        }
         if !restricted {
             return Ok(listed);
         }

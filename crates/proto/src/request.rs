@@ -76,7 +76,8 @@ impl Request {
         if let Some(meta) = face.meta_for(&wire) {
             params["_meta"] = meta;
         }
-        let body = serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
+        let body =
+            serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
         let message = Message::parse(body.into()).expect("it was just written");
         Self::read(message, wire, face).expect("it was just written")
     }

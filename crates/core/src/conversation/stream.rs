@@ -29,6 +29,8 @@ struct State {
     /// Which reader is the current one; an older one stops.
     reader: u64,
     reading: bool,
+    /// A reader has read all there was.
+    read: bool,
 }
 
 /// What a reader gets.
@@ -101,13 +103,20 @@ impl Stream {
         self.moved.notify_waiters();
     }
 
-    /// Waits until nobody has read it for `window`.
+    /// Waits until it has been read to its end, or nobody has read it for `window`.
     pub async fn abandoned(&self, window: Duration) {
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
             moved.as_mut().enable();
-            if self.lock().reading {
+            let (reading, read) = {
+                let state = self.lock();
+                (state.reading, state.read)
+            };
+            if read {
+                return;
+            }
+            if reading {
                 moved.await;
                 continue;
             }
@@ -137,6 +146,9 @@ impl Stream {
                     return Next::Event(*number, data.clone());
                 }
                 if state.ended {
+                    drop(state);
+                    self.lock().read = true;
+                    self.moved.notify_waiters();
                     return Next::End;
                 }
             }

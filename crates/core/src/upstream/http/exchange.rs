@@ -12,6 +12,7 @@ use seawall_proto::{
     sse::SseReader,
 };
 use std::{
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -32,10 +33,32 @@ pub struct Exchange {
     stream: Option<Stream>,
     last_event: Option<HeaderValue>,
     retry: Option<Duration>,
-    /// The stream ended on purpose and is taken up again at the next call.
-    paused: bool,
+    step: Option<Step>,
     fruitless: u32,
     finished: bool,
+}
+
+/// What is under way between two events.
+enum Step {
+    /// The request is on its way, or its answer has not begun.
+    Sending(Pin<Box<dyn Future<Output = Result<Response<Incoming>, Lost>> + Send>>),
+    /// An answer that is one body is being read.
+    Collecting(StatusCode, Pin<Box<dyn Future<Output = Result<Bytes, Lost>> + Send>>),
+    /// A stream that ended early is being taken up again.
+    Resuming(Pin<Box<dyn Future<Output = Result<Response<Incoming>, Lost>> + Send>>),
+}
+
+/// An answer that is one body.
+fn plain(status: StatusCode, body: Bytes) -> Result<Heard, Lost> {
+    match Message::parse(body) {
+        Ok(message) if message.method().is_none() => Ok(Heard::Response(message)),
+        Ok(_) => Err(Lost::nonsense("it answered with a message that is no response")),
+        Err(_) if matches!(status.as_u16(), 401 | 403) => {
+            Err(Lost::nonsense(format!("it refused with HTTP {status}; check `headers` of this server")))
+        }
+        Err(_) if !status.is_success() => Err(Lost::nonsense(format!("it answered with HTTP {status}"))),
+        Err(malformed) => Err(Lost::nonsense(format!("its answer is {malformed}"))),
+    }
 }
 
 struct Stream {
@@ -66,7 +89,7 @@ impl Exchange {
             stream: None,
             last_event: None,
             retry: None,
-            paused: false,
+            step: None,
             fruitless: 0,
             finished: false,
         }
@@ -88,6 +111,7 @@ impl Exchange {
     /// Takes the request back: by a notification where the era has one, else by closing the stream.
     pub(in crate::upstream) fn cancel(&mut self, reason: &str) {
         self.stream = None;
+        self.step = None;
         self.to_send = None;
         if self.finished || self.sent == Sent::No {
             return;
@@ -99,58 +123,61 @@ impl Exchange {
         }
     }
 
+    /// Cancel-safe: what is under way is kept in `step` and gone on with at the next call.
     async fn next_unmarked(&mut self) -> Result<Heard, Lost> {
         if let Some(outgoing) = self.to_send.take() {
             let headers = extend(self.instance.headers.clone(), outgoing.headers);
+            let endpoint = Arc::clone(&self.instance.endpoint);
             self.sent = Sent::Maybe;
-            let response = match self.instance.endpoint.send(Method::POST, headers, outgoing.body).await {
-                Ok(response) => response,
-                Err(lost) => {
-                    self.sent = lost.sent;
-                    return Err(lost);
-                }
-            };
-            if response.status() == StatusCode::NOT_FOUND && self.instance.session.is_some() {
-                self.instance.forgotten();
-                self.sent = Sent::No;
-                return Err(Lost::new(Sent::No, "its session had expired"));
-            }
-            if !is_stream(&response) {
-                return self.plain(response).await;
-            }
-            self.read(response);
-            return Ok(Heard::Streaming);
+            let sending = async move { endpoint.send(Method::POST, headers, outgoing.body).await };
+            self.step = Some(Step::Sending(Box::pin(sending)));
         }
         loop {
-            if self.paused {
-                self.resume().await?;
-            }
-            match self.event().await? {
-                Some(heard) => return Ok(heard),
-                None if self.last_event.is_some() && self.fruitless < FRUITLESS => {
-                    self.paused = true;
-                    self.fruitless += 1;
-                    return Ok(Heard::Pause(
-                        self.retry.map(|retry| retry.as_millis().try_into().unwrap_or(u64::MAX)),
-                    ));
+            match &mut self.step {
+                Some(Step::Sending(sending)) => {
+                    let answered = sending.await;
+                    self.step = None;
+                    let response = answered.inspect_err(|lost| self.sent = lost.sent)?;
+                    if response.status() == StatusCode::NOT_FOUND && self.instance.session.is_some() {
+                        self.instance.forgotten();
+                        self.sent = Sent::No;
+                        return Err(Lost::new(Sent::No, "its session had expired"));
+                    }
+                    if is_stream(&response) {
+                        self.read(response);
+                        return Ok(Heard::Streaming);
+                    }
+                    let (status, endpoint) = (response.status(), Arc::clone(&self.instance.endpoint));
+                    let collecting = async move { endpoint.collect(response).await };
+                    self.step = Some(Step::Collecting(status, Box::pin(collecting)));
                 }
-                None => return Err(Lost::new(Sent::Maybe, "its stream ended without an answer")),
+                Some(Step::Collecting(status, collecting)) => {
+                    let (status, body) = (*status, collecting.await);
+                    self.step = None;
+                    return plain(status, body?);
+                }
+                Some(Step::Resuming(resuming)) => {
+                    let answered = resuming.await;
+                    self.step = None;
+                    let response = answered.map_err(|lost| Lost::new(Sent::Maybe, lost.why))?;
+                    if !is_stream(&response) {
+                        let why =
+                            format!("its stream could not be taken up again (HTTP {})", response.status());
+                        return Err(Lost::new(Sent::Maybe, why));
+                    }
+                    self.read(response);
+                }
+                None => match self.event().await? {
+                    Some(heard) => return Ok(heard),
+                    None if self.last_event.is_some() && self.fruitless < FRUITLESS => {
+                        self.fruitless += 1;
+                        self.step = Some(Step::Resuming(Box::pin(self.resume())));
+                        let retry = self.retry.map(|retry| retry.as_millis().try_into().unwrap_or(u64::MAX));
+                        return Ok(Heard::Pause(retry));
+                    }
+                    None => return Err(Lost::new(Sent::Maybe, "its stream ended without an answer")),
+                },
             }
-        }
-    }
-
-    /// An answer that is one body.
-    async fn plain(&mut self, response: Response<Incoming>) -> Result<Heard, Lost> {
-        let status = response.status();
-        let body = self.instance.endpoint.collect(response).await?;
-        match Message::parse(body) {
-            Ok(message) if message.method().is_none() => Ok(Heard::Response(message)),
-            Ok(_) => Err(Lost::nonsense("it answered with a message that is no response")),
-            Err(_) if matches!(status.as_u16(), 401 | 403) => {
-                Err(Lost::nonsense(format!("it refused with HTTP {status}; check `headers` of this server")))
-            }
-            Err(_) if !status.is_success() => Err(Lost::nonsense(format!("it answered with HTTP {status}"))),
-            Err(malformed) => Err(Lost::nonsense(format!("its answer is {malformed}"))),
         }
     }
 
@@ -159,26 +186,19 @@ impl Exchange {
         self.stream = Some(Stream { body: response.into_body(), reader });
     }
 
-    /// Takes a paused stream up where it broke off.
-    async fn resume(&mut self) -> Result<(), Lost> {
-        sleep(self.retry.unwrap_or(RESUME_AFTER)).await;
+    /// Takes a stream up where it broke off.
+    fn resume(&self) -> impl Future<Output = Result<Response<Incoming>, Lost>> + Send + 'static {
+        let endpoint = Arc::clone(&self.instance.endpoint);
         let mut headers = self.instance.headers.clone();
         headers.insert(header::ACCEPT, HeaderValue::from_static(super::STREAM));
         if let Some(last) = &self.last_event {
             headers.insert(HeaderName::from_static(LAST_EVENT), last.clone());
         }
-        let sent = self.instance.endpoint.send(Method::GET, headers, Bytes::new()).await;
-        let response = sent.map_err(|lost| Lost::new(Sent::Maybe, lost.why))?;
-        if !is_stream(&response) {
-            let status = response.status();
-            return Err(Lost::new(
-                Sent::Maybe,
-                format!("its stream could not be taken up again (HTTP {status})"),
-            ));
+        let pause = self.retry.unwrap_or(RESUME_AFTER);
+        async move {
+            sleep(pause).await;
+            endpoint.send(Method::GET, headers, Bytes::new()).await
         }
-        self.paused = false;
-        self.read(response);
-        Ok(())
     }
 
     /// The next event of the stream that means something to the call; `None` at the stream's end.

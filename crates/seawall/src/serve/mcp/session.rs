@@ -146,12 +146,19 @@ async fn call(door: Door, conversation: &Arc<Conversation>, request: Request) ->
         first => {
             let stream = conversation.stream();
             let reader = Reading::new(&stream);
-            let pump = pump(Arc::clone(conversation), Arc::clone(&stream), request, answer, first);
-            door.front.gateway.life().spawn(Task::Stream, async move {
-                let (_open, _started) = (open, started);
-                pump.await;
-            });
+            let conversation = Arc::clone(conversation);
+            let (life, kept) = (door.front.gateway.life().clone(), Arc::clone(&stream));
             let priming = conversation.wire.polls().then(|| write_priming(&stream.event_id(0), RETRY_MS));
+            life.spawn(Task::Stream, async move {
+                pump(&conversation, &kept, &request, answer, first).await;
+                // The session may be idle from now on; whoever lost the connection may still come for the end.
+                drop((open, started));
+                tokio::select! {
+                    () = kept.abandoned(RESUME_WINDOW) => {}
+                    () = conversation.ended() => {}
+                }
+                conversation.drop_stream(&kept);
+            });
             respond(stream, reader, 0, priming)
         }
     }
@@ -160,9 +167,9 @@ async fn call(door: Door, conversation: &Arc<Conversation>, request: Request) ->
 /// Puts a call's events on its stream, whether or not its client reads; gives up when the client has been away for
 /// too long.
 async fn pump(
-    conversation: Arc<Conversation>,
-    stream: Arc<Stream>,
-    request: Request,
+    conversation: &Conversation,
+    stream: &Stream,
+    request: &Request,
     mut answer: Answer,
     first: Option<Event>,
 ) {
@@ -184,20 +191,13 @@ async fn pump(
             Event::Pause { .. } if conversation.wire.polls() => stream.pause(),
             Event::Streaming | Event::Pause { .. } => {}
             Event::End(end) => {
-                if let Some(message) = last(&request, &end) {
+                if let Some(message) = last(request, &end) {
                     stream.push(message);
-                }
-                stream.end();
-                // Whoever lost the connection just now may still come for the end.
-                tokio::select! {
-                    () = stream.abandoned(RESUME_WINDOW) => {}
-                    () = conversation.ended() => {}
                 }
                 break;
             }
         }
     }
-    conversation.drop_stream(&stream);
     stream.end();
 }
 
