@@ -28,6 +28,8 @@ use validate::Validator;
 
 /// Version of the bytes kept in the store.
 const FORMAT: u64 = 1;
+/// Version of the bytes in which an upstream's eras are kept.
+const ERAS_FORMAT: u8 = 1;
 const NAMESPACE: &str = "catalogue";
 const ERAS: &str = "eras";
 /// Most listings kept per upstream, one per kind of client.
@@ -222,7 +224,10 @@ impl Catalog {
                 .into_iter()
                 .filter_map(|record| {
                     let upstream = by_key.get(&record.key)?;
-                    Some((upstream.name.clone(), Spoken::from_byte(*record.bytes.first()?)))
+                    match record.bytes[..] {
+                        [ERAS_FORMAT, byte] => Some((upstream.name.clone(), Spoken::from_byte(byte))),
+                        _ => None,
+                    }
                 })
                 .collect(),
             Err(fault) => {
@@ -234,7 +239,7 @@ impl Catalog {
 
     /// Keeps which eras an upstream speaks.
     pub async fn keep_eras(&self, key: &str, spoken: Spoken) {
-        self.keep(ERAS, key, &[spoken.to_byte()]).await;
+        self.keep(ERAS, key, &[ERAS_FORMAT, spoken.to_byte()]).await;
     }
 
     /// Takes in what an upstream offers to clients of one fingerprint, keeps it, and tells whether it is news.

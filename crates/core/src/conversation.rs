@@ -16,7 +16,7 @@ use seawall_proto::{
     event::Answer,
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Most of an upstream's own messages kept for a client that does not listen; the oldest are dropped.
 const OUTBOX: usize = 256;
+/// Most questions a client may leave open.
+const ASKS: usize = 64;
 /// Most streams kept for a client to take up again; the oldest are given up.
 const STREAMS: usize = 64;
 
@@ -57,7 +59,7 @@ struct State {
     listener: u64,
     listening: bool,
     calls: HashMap<Raw, watch::Sender<Interest>>,
-    asks: HashMap<u64, ReplySlot>,
+    asks: BTreeMap<u64, ReplySlot>,
     next: u64,
     outbox: VecDeque<Bytes>,
     streams: VecDeque<Arc<Stream>>,
@@ -165,14 +167,23 @@ impl Conversation {
         self.wake.notify_waiters();
     }
 
-    /// Registers a question and gives the message that asks it, its id minted.
-    pub fn ask(&self, ask: Ask) -> Bytes {
+    /// Registers a question and gives its minted id and the message that asks it. Over the bound the oldest open
+    /// question is refused.
+    pub fn ask(&self, ask: Ask) -> (u64, Bytes) {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
         state.asks.insert(id, ask.reply);
+        let refused = if state.asks.len() > ASKS { state.asks.pop_first() } else { None };
         drop(state);
-        ask.message.with_id(&id.to_string())
+        drop(refused);
+        (id, ask.message.with_id(&id.to_string()))
+    }
+
+    /// Refuses a question that is still open, because its call is over.
+    pub fn withdraw(&self, question: u64) {
+        let refused = self.lock().asks.remove(&question);
+        drop(refused);
     }
 
     /// Gives a client's response to the question it answers; an answer to none is dropped.
@@ -291,7 +302,7 @@ impl Conversations {
                 listener: 0,
                 listening: false,
                 calls: HashMap::new(),
-                asks: HashMap::new(),
+                asks: BTreeMap::new(),
                 next: 0,
                 outbox: VecDeque::new(),
                 streams: VecDeque::new(),

@@ -35,7 +35,7 @@ impl Gateway {
             }
             (Broadcast::Notification(..), None) => {}
             (Broadcast::Ask(ask), Some(conversation)) => {
-                let question = conversation.ask(ask);
+                let (_, question) = conversation.ask(ask);
                 conversation.say(question);
             }
             (Broadcast::Ask(ask), None) => {

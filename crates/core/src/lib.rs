@@ -10,6 +10,7 @@ pub mod conversation;
 mod hear;
 pub mod life;
 pub mod list;
+pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod time;
@@ -35,6 +36,8 @@ use upstream::Upstream;
 
 /// How often the admission counters are compared with the holder table.
 const AUDIT: Duration = Duration::from_secs(30);
+/// How often processes are reaped that outlived the instance which started them.
+const REAP: Duration = Duration::from_secs(10);
 
 /// A daemon without its front doors.
 #[derive(Debug)]
@@ -228,6 +231,12 @@ impl Gateway {
                 }
             }
         });
+        self.life.spawn(Task::Housekeeping, async {
+            loop {
+                sleep(REAP).await;
+                seawall_proc::reap_orphans(&|_| false);
+            }
+        });
         let this = Arc::clone(self);
         self.life.spawn(Task::Housekeeping, async move {
             loop {
@@ -235,6 +244,9 @@ impl Gateway {
                 sleep((idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))).await;
                 for expired in this.conversations.expire(idle) {
                     this.end_instances(&expired.id);
+                }
+                for upstream in this.upstreams() {
+                    upstream.expire(idle, |conversation| this.conversations.find(conversation).is_some());
                 }
             }
         });

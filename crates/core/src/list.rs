@@ -54,9 +54,7 @@ impl Gateway {
                     instance.follow();
                 }
                 // A process is not kept waiting for a caller that may never share it.
-                if let Some(id) = wanted.conversation.as_ref().filter(|_| instance.is_process()) {
-                    upstream.end_conversation(id);
-                }
+                upstream.end_probe(&wanted);
             }
         });
     }

@@ -149,9 +149,11 @@ impl Telemetry {
         }
     }
 
-    /// Counts a progress or log message that no queue had room for.
-    pub fn dropped_event(&self) {
-        self.dropped.inc();
+    /// Counts progress and log messages that a call's queue had no room for.
+    pub fn dropped_events(&self, count: u64) {
+        if count > 0 {
+            self.dropped.inc_by(count);
+        }
     }
 
     /// Everything in the OpenMetrics text format.

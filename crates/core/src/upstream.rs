@@ -122,6 +122,15 @@ impl Wanted {
             followed: call.followed,
         }
     }
+
+    /// The same, for an instance that no other call shares where the upstream is shared by none.
+    #[must_use]
+    pub fn for_one_call(mut self, upstream: &Upstream) -> Self {
+        if upstream.sharing() == Sharing::Call {
+            self.conversation = Some(Arc::from(crate::conversation::random_id()));
+        }
+        self
+    }
 }
 
 /// One open instance.
@@ -297,6 +306,7 @@ struct Slot {
     id: u64,
     isolation: Isolation,
     since: Instant,
+    used: Instant,
     /// `None` while it is being opened.
     opened: watch::Receiver<Option<Result<Instance, Lost>>>,
 }
@@ -399,8 +409,9 @@ impl Upstream {
         let mut opened = {
             let mut state = self.lock();
             let (key, isolation) = self.key_for(&state, wanted);
-            match state.slots.get(&key).filter(|slot| slot.usable()) {
+            match state.slots.get_mut(&key).filter(|slot| slot.usable()) {
                 Some(slot) => {
+                    slot.used = Instant::now();
                     if let Some(Ok(instance)) = &*slot.opened.borrow() {
                         return Ok(instance.clone());
                     }
@@ -436,6 +447,29 @@ impl Upstream {
     pub fn end_conversation(&self, conversation: &Arc<str>) {
         let of = Isolation::Conversation(Arc::clone(conversation));
         self.end_where(|slot| slot.isolation == of, "its conversation ended");
+    }
+
+    /// Ends instances of conversations that are named by requests alone, once they have been idle for `idle`:
+    /// nobody says that such a conversation is over. `open` tells which are kept by a session.
+    pub fn expire(&self, idle: Duration, open: impl Fn(&str) -> bool) {
+        let idle = |slot: &Slot| {
+            matches!(&slot.isolation, Isolation::Conversation(name) if !open(name))
+                && slot.used.elapsed() >= idle
+                && slot.instance().is_some_and(|instance| instance.in_flight() == 0)
+        };
+        self.end_where(idle, "its conversation was idle");
+    }
+
+    /// Ends the process that was started to learn what the upstream offers, unless everyone shares it.
+    pub fn end_probe(&self, wanted: &Wanted) {
+        if self.sharing() == Sharing::Everyone {
+            return;
+        }
+        let of = Isolation::of(self.sharing(), wanted);
+        let process = |slot: &Slot| {
+            slot.isolation == of && slot.instance().is_some_and(|instance| instance.is_process())
+        };
+        self.end_where(process, "it was only asked what it offers");
     }
 
     /// Ends one instance that was made for a single call or probe.
@@ -527,7 +561,8 @@ impl Upstream {
         let (opening, opened) = watch::channel(None);
         state.next_slot += 1;
         let id = state.next_slot;
-        let slot = Slot { id, isolation, since: Instant::now(), opened: opened.clone() };
+        let now = Instant::now();
+        let slot = Slot { id, isolation, since: now, used: now, opened: opened.clone() };
         state.slots.insert(key.clone(), slot);
         let (this, wanted) = (Arc::clone(self), wanted.clone());
         self.life.spawn(Task::Opening, async move {

@@ -235,8 +235,13 @@ impl Message {
     /// The same response with another id and, where given, another result.
     pub fn answering(&self, id: &str, result: Option<String>) -> Bytes {
         let mut edits: SmallVec<[(Span, Cow<'_, str>); 2]> = SmallVec::new();
-        if let Some(span) = &self.id {
-            edits.push((span.clone(), Cow::Borrowed(id)));
+        match &self.id {
+            Some(span) => edits.push((span.clone(), Cow::Borrowed(id))),
+            // An upstream that could not read the request has no id to answer to; its caller knows which it was.
+            None => {
+                let error = self.error().map_or_else(String::new, |error| error.as_str().to_owned());
+                return format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#).into();
+            }
         }
         if let (Some(span), Some(result)) = (&self.result, result) {
             edits.push((span.clone(), Cow::Owned(result)));

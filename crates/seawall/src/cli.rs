@@ -1,5 +1,13 @@
 //! The command line: what can be typed, and how it exits.
 
+/// Prints a line on standard output. A reader that has gone, as in `seawall tools | head`, is no fault.
+macro_rules! say {
+    ($($piece:tt)*) => {{
+        use std::io::Write;
+        drop(writeln!(std::io::stdout(), $($piece)*));
+    }};
+}
+
 mod call;
 mod check;
 mod daemon;
@@ -55,7 +63,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ConfigArguments {
     /// The configuration file; without it, seawall.toml here or in $XDG_CONFIG_HOME/seawall.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "SEAWALL_CONFIG")]
     pub config: Option<PathBuf>,
     /// Another client's configuration with `mcpServers`, used as it is; may be given more than once.
     #[arg(long, value_name = "FILE")]

@@ -172,23 +172,22 @@ impl Attempt {
             Heard::Response(_) => return,
         };
         if self.events.try_send(event).is_err() {
-            tracing::debug!(
-                upstream = &*self.journal.upstream,
-                "an event was dropped: its caller does not read"
-            );
+            self.journal.dropped();
         }
     }
 
     /// While a question is open the clock stands still and the caller's half of the place is lent back.
     fn timed(&self, ask: Ask) -> Ask {
         let Ask { message, reply } = ask;
-        let (journal, permit) = (Arc::clone(&self.journal), self.permit.clone());
+        // A question may outlive its call unanswered; the place must not.
+        let (journal, permit) = (Arc::clone(&self.journal), self.permit.as_ref().map(Arc::downgrade));
         journal.clock.asking();
-        if let Some(permit) = &permit {
+        if let Some(permit) = &self.permit {
             permit.free_caller_half();
             permit.held_until(journal.clock.runs_out() + super::ASK_LIMIT + super::OVER);
         }
         let reply = ReplySlot::new(move |answer| {
+            let permit = permit.and_then(|permit| permit.upgrade());
             if let Some(permit) = &permit {
                 permit.reclaim_caller_half();
             }

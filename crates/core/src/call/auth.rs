@@ -28,6 +28,16 @@ impl Caller {
         self.tools.iter().any(|pattern| pattern == "*")
     }
 
+    /// Whether there may be a tool of an upstream that the caller may use; else the upstream is none of its business.
+    pub fn may_reach(&self, upstream: &str) -> bool {
+        let prefix = format!("{upstream}__");
+        self.tools.iter().any(|pattern| {
+            let literal = pattern.split('*').next().unwrap_or_default();
+            let open = literal.len() < pattern.len();
+            literal.starts_with(&prefix) || (open && prefix.starts_with(literal))
+        })
+    }
+
     /// Whether the caller may see and call a tool, by the name it has among all upstreams' tools.
     pub fn may_use(&self, upstream: &str, tool: &str) -> bool {
         self.tools.iter().any(|pattern| pattern == "*" || matches(pattern, &format!("{upstream}__{tool}")))

@@ -6,7 +6,7 @@ use seawall_proto::{Fault, Reply, Stage};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ pub struct Journal {
     pub clock: Clock,
     stage: AtomicU8,
     dispatched: AtomicBool,
+    dropped: AtomicU64,
 }
 
 const STAGES: [Stage; 7] = [
@@ -53,8 +54,8 @@ impl Journal {
         clock: Clock,
     ) -> Self {
         let unknown = Arc::from("");
-        let (stage, dispatched) = (AtomicU8::new(0), AtomicBool::new(false));
-        Self { caller, upstream, tool, method, unknown, known, clock, stage, dispatched }
+        let (stage, dispatched, dropped) = (AtomicU8::new(0), AtomicBool::new(false), AtomicU64::new(0));
+        Self { caller, upstream, tool, method, unknown, known, clock, stage, dispatched, dropped }
     }
 
     /// The call has come to `stage`.
@@ -84,8 +85,14 @@ impl Journal {
         self.dispatched.load(Ordering::Acquire)
     }
 
+    /// An event was dropped because its caller did not read.
+    pub fn dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The hook after the end: the record is written and counted.
     pub fn ended(&self, telemetry: &Telemetry, outcome: &Result<Reply, Fault>) {
+        telemetry.dropped_events(self.dropped.load(Ordering::Relaxed));
         telemetry.call_ended(self, self.known, outcome);
     }
 

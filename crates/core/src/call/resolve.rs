@@ -63,7 +63,7 @@ impl Gateway {
             None if lists => config.list_timeout,
             None => config.timeout,
         };
-        let wanted = Wanted::by(call);
+        let wanted = Wanted::by(call).for_one_call(&upstream);
         Ok(Target { tool, subject, timeout, control: lists || listens, wanted, upstream })
     }
 

@@ -34,7 +34,8 @@ impl Validator {
         for fault in self.0.iter_errors(&value).take(NAMED) {
             let at = fault.instance_path().to_string();
             let at = if at.is_empty() { String::from("arguments") } else { format!("arguments{at}") };
-            let what: String = fault.to_string().chars().take(300).collect();
+            // Values are left out: they may be secrets, and the sentence is logged.
+            let what: String = fault.masked().to_string().chars().take(300).collect();
             faults.push(format!("{at}: {what}"));
         }
         Err(faults.join("; "))

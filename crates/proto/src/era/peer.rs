@@ -285,6 +285,7 @@ impl Peer {
             (Kind::Modern, Kind::Legacy) => return self.untranslatable(request),
             _ => None,
         };
+        let crossed = crossed.or_else(|| resubscribed(request, &result, &id));
         if crossed.is_none() && response.id().as_ref() == Some(&id) {
             return Reply { body: response.body().clone(), kind };
         }
@@ -421,6 +422,17 @@ fn to_legacy(result: &Raw) -> String {
         edits.push(("structuredContent", None));
     }
     members.edited(&edits)
+}
+
+/// The result that ends a stream of changes names its subscription, which is the request's id: the caller's own.
+fn resubscribed(request: &Request, result: &Raw, id: &Raw) -> Option<String> {
+    if request.method() != "subscriptions/listen" {
+        return None;
+    }
+    let members = Members::parse(result.as_str()).ok()?;
+    let meta = Members::parse(members.get("_meta")?.get()).ok()?;
+    meta.get(META_SUBSCRIPTION)?;
+    Some(members.edited(&[("_meta", Some(&meta.edited(&[(META_SUBSCRIPTION, Some(id.as_str()))])))]))
 }
 
 /// The `resultType` of a result, read without a full parse where it has none.

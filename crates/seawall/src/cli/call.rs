@@ -58,7 +58,7 @@ pub(super) fn progress(tool: &str, event: &Value) -> String {
 fn print(answer: &Value, as_json: bool) -> Exit {
     if let Some(error) = answer.get("error") {
         if as_json {
-            println!("{answer}");
+            say!("{answer}");
         } else {
             eprintln!("{}", error["message"].as_str().unwrap_or_default());
         }
@@ -67,13 +67,13 @@ fn print(answer: &Value, as_json: bool) -> Exit {
     let result = &answer["result"];
     let failed = result["isError"] == true;
     if as_json {
-        println!("{result}");
+        say!("{result}");
     } else {
         for content in result["content"].as_array().into_iter().flatten() {
             match content["text"].as_str() {
                 Some(text) if failed => eprintln!("{text}"),
-                Some(text) => println!("{text}"),
-                None => println!("{content}"),
+                Some(text) => say!("{text}"),
+                None => say!("{content}"),
             }
         }
     }

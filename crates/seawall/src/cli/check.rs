@@ -39,16 +39,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             "listen": config.listen.to_string(), "state": config.state, "callers": callers,
             "servers": servers, "notes": notes,
         });
-        println!("{object}");
+        say!("{object}");
         return Ok(Exit::Done);
     }
     for note in &loaded.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
-    println!("listen   {}", config.listen);
-    println!("state    {}", config.state.display());
+    say!("listen   {}", config.listen);
+    say!("state    {}", config.state.display());
     let limits = &config.limits;
-    println!(
+    say!(
         "limits   total {}, caller {}, conversation {}, queue {}; one server holds at most {:.0} % of each",
         limits.total,
         limits.caller,
@@ -57,10 +57,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         limits.share * 100.0
     );
     if config.callers.is_empty() {
-        println!("callers  none: whoever reaches the loopback address may call");
+        say!("callers  none: whoever reaches the loopback address may call");
     }
     for caller in &config.callers {
-        println!("caller   {}: {}", caller.name, caller.tools.join(", "));
+        say!("caller   {}: {}", caller.name, caller.tools.join(", "));
     }
     for server in &config.upstreams {
         let state = if !server.enabled {
@@ -70,9 +70,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         } else {
             format!("not started: needs {}", server.needs.join(", "))
         };
-        println!("server   {} ({}): {}; {state}", server.name, kind(&server.kind), sharing(server.sharing));
+        say!("server   {} ({}): {}; {state}", server.name, kind(&server.kind), sharing(server.sharing));
     }
-    println!("The configuration is good.");
+    say!("The configuration is good.");
     Ok(Exit::Done)
 }
 

@@ -30,16 +30,15 @@ impl DaemonClient {
     /// When none is running.
     pub(super) async fn find(arguments: &DaemonArguments) -> Result<Self, Failure> {
         let state = sources::load(&arguments.config).await?.config.state;
-        let holder = seawall_jobs::state::find(&state)
-            .map_err(|error| Failure::new(Exit::NoDaemon, error.to_string()))?;
-        let Some(holder) = holder else {
+        let address = seawall_core::state::find(&state).map_err(|text| Failure::new(Exit::NoDaemon, text))?;
+        let Some(address) = address else {
             let text = format!(
                 "no daemon is running with its state in {}; start one with `seawall serve`",
                 state.display()
             );
             return Err(Failure::new(Exit::NoDaemon, text));
         };
-        Ok(Self::at(&holder.address, arguments.token.clone()))
+        Ok(Self::at(&address, arguments.token.clone()))
     }
 
     /// The daemon at this address.

@@ -15,7 +15,7 @@ pub(crate) fn run() -> ExitCode {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         let Some(id) = message.get("id").cloned() else { continue };
         match message["method"].as_str() {
-            Some("initialize") => reply(&id, &introduction()),
+            Some("initialize") => reply(&id, &introduction(&message["params"]["protocolVersion"])),
             Some("tools/list") => reply(&id, &tools()),
             Some("tools/call") => call(id, &message["params"]),
             Some("ping") => reply(&id, &json!({})),
@@ -28,9 +28,10 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn introduction() -> Value {
+/// Whatever version is asked for: what this server does means the same in all of them.
+fn introduction(version: &Value) -> Value {
     json!({
-        "protocolVersion": "2025-11-25",
+        "protocolVersion": version,
         "capabilities": {"tools": {}},
         "serverInfo": {"name": "demo", "version": env!("CARGO_PKG_VERSION")},
     })

@@ -33,9 +33,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         for line in answer["lines"].as_array().into_iter().flatten() {
             if arguments.json {
-                println!("{line}");
+                say!("{line}");
             } else {
-                println!("[{}] {}", line["pid"], line["text"].as_str().unwrap_or_default());
+                say!("[{}] {}", line["pid"], line["text"].as_str().unwrap_or_default());
             }
         }
         if !arguments.follow {

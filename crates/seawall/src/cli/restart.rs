@@ -22,9 +22,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Failed, error));
     }
     if arguments.json {
-        println!("{answer}");
+        say!("{answer}");
     } else {
-        println!("{} was restarted; calls that were under way at it have ended", arguments.name);
+        say!("{} was restarted; calls that were under way at it have ended", arguments.name);
     }
     Ok(Exit::Done)
 }

@@ -3,8 +3,12 @@
 use super::{ConfigArguments, Exit, Failure, LogFormat, sources};
 use crate::serve::{self, Front};
 use clap::Args;
-use seawall_core::{Gateway, config::Config, life::Life};
-use seawall_jobs::{Holder, StateLock, Store};
+use seawall_core::{
+    Gateway,
+    config::Config,
+    life::Life,
+    state::{self, State},
+};
 use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 use tokio::{
     net::TcpListener,
@@ -31,7 +35,7 @@ pub(super) struct Daemon {
     pub gateway: Arc<Gateway>,
     /// Where it listens.
     pub address: std::net::SocketAddr,
-    lock: StateLock,
+    state: State,
 }
 
 impl Daemon {
@@ -40,47 +44,24 @@ impl Daemon {
     /// # Errors
     /// What stands in the way, and what to do about it.
     pub(super) async fn start(config: Config) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, error.to_string());
-        let state = config.state.clone();
-        let lock = StateLock::acquire(&state).map_err(|error| failed(&error))?;
-        if let Err(error) = seawall_proc::raise_open_files() {
-            tracing::warn!(%error, "the limit on open files could not be raised");
-        }
-        if let Err(error) = seawall_proc::become_subreaper() {
-            tracing::warn!(%error, "processes that leave their parent will not be found");
-        }
+        let failed = |text: String| Failure::new(Exit::Failed, text);
+        let mut state = State::take(&config.state).await.map_err(failed)?;
+        state::prepare_process();
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            let text = format!("cannot listen on {}: {error}; set `listen` to a free address", config.listen);
-            Failure::new(Exit::Failed, text)
+            failed(format!("cannot listen on {}: {error}; set `listen` to a free address", config.listen))
         })?;
-        let address = listener.local_addr().map_err(|error| failed(&error))?;
-        let store = match Store::open(&state.join("store.db")).await {
-            Ok(store) => Some(store),
-            Err(
-                error @ (seawall_jobs::StoreError::Newer { .. } | seawall_jobs::StoreError::Corrupt { .. }),
-            ) => {
-                return Err(failed(&error));
-            }
-            Err(error) => {
-                // Calls that need no store go on without it.
-                tracing::error!(%error, "the store cannot be used; nothing will be remembered");
-                None
-            }
-        };
-        let life = Life::default();
-        let gateway = Gateway::new(Arc::new(config), store, life)
+        let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
+        let gateway = Gateway::new(Arc::new(config), state.store(), Life::default())
             .await
             .map_err(|faults| Failure::new(Exit::BadConfiguration, faults.join("\n")))?;
-        let holder = Holder::current(env!("CARGO_PKG_VERSION"), &address.to_string())
-            .map_err(|error| failed(&error))?;
-        lock.publish(&holder).map_err(|error| failed(&error))?;
+        state.publish(address).map_err(failed)?;
         serve::accept(listener, Front::new(Arc::clone(&gateway), address));
-        Ok(Self { gateway, address, lock })
+        Ok(Self { gateway, address, state })
     }
 
     /// Drains and ends; a second signal ends at once.
     pub(super) async fn end(self) {
-        self.lock.withdraw();
+        self.state.withdraw();
         let grace = self.gateway.config().grace;
         let ending = self.gateway.end(grace);
         tokio::select! {

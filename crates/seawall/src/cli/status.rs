@@ -18,11 +18,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let client = DaemonClient::find(&arguments.daemon).await?;
     let status = client.get("/api/v1/status").await?;
     if arguments.json {
-        println!("{status}");
+        say!("{status}");
         return Ok(Exit::Done);
     }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    println!(
+    say!(
         "seawall {} at {} (pid {}): {} conversations, {} calls in flight",
         text(&status["version"]),
         text(&status["listen"]),
@@ -31,7 +31,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         status["permits"].as_array().map_or(0, Vec::len)
     );
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
-        println!(
+        say!(
             "{} ({}): {}, {} tools",
             text(&upstream["name"]),
             text(&upstream["kind"]),
@@ -39,11 +39,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             upstream["tools"]
         );
         if let Some(failure) = upstream["failure"].as_object() {
-            println!("  last failure, at {}: {}", text(&failure["stage"]), text(&failure["message"]));
+            say!("  last failure, at {}: {}", text(&failure["stage"]), text(&failure["message"]));
         }
         for instance in upstream["instances"].as_array().into_iter().flatten() {
             let pid = instance["pid"].as_u64().map_or_else(String::new, |pid| format!(", pid {pid}"));
-            println!(
+            say!(
                 "  for {}: MCP {}{pid}, {} in flight, {} s old",
                 text(&instance["key"]),
                 text(&instance["era"]),

@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let token = format!("seawall_{}", hex(&random));
     let digest = format!("sha256:{}", hex(&Sha256::digest(&token)));
     if *json {
-        println!("{}", serde_json::json!({"name": name, "token": token, "token_sha256": digest}));
+        say!("{}", serde_json::json!({"name": name, "token": token, "token_sha256": digest}));
         return Ok(Exit::Done);
     }
     let key = if name.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-')) {
@@ -35,10 +35,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     } else {
         format!("{name:?}")
     };
-    println!(
-        "The token, shown this once; the client sends it as `Authorization: Bearer …`:\n\n    {token}\n"
-    );
-    println!("Put this into seawall.toml:\n\n    [callers.{key}]\n    token = \"{digest}\"");
+    say!("The token, shown this once; the client sends it as `Authorization: Bearer …`:\n\n    {token}\n");
+    say!("Put this into seawall.toml:\n\n    [callers.{key}]\n    token = \"{digest}\"");
     Ok(Exit::Done)
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
     }
     if arguments.json {
-        println!("{}", json!(tools));
+        say!("{}", json!(tools));
         return Ok(Exit::Done);
     }
     let width = tools.iter().filter_map(|tool| tool["name"].as_str()).map(str::len).max().unwrap_or_default();
@@ -43,7 +43,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let description = tool["description"].as_str().unwrap_or_default();
         let first = description.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         let first: String = first.chars().take(100).collect();
-        println!("{:width$}  {first}", tool["name"].as_str().unwrap_or_default());
+        say!("{:width$}  {first}", tool["name"].as_str().unwrap_or_default());
     }
     Ok(Exit::Done)
 }

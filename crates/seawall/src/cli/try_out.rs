@@ -38,7 +38,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let _logging = log::quiet(&config.state).await?;
     let daemon = Daemon::start(config).await?;
     if !arguments.json {
-        println!(
+        say!(
             "Seawall is up, with a small built-in server behind it. Three calls through http://{}/mcp:\n",
             daemon.address
         );
@@ -59,7 +59,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         make(&client, stop, arguments.json).await?;
     }
     if !arguments.exit {
-        println!("It stays up. Point a client at http://{}/mcp; Ctrl-C ends it.", daemon.address);
+        say!("It stays up. Point a client at http://{}/mcp; Ctrl-C ends it.", daemon.address);
         stop_signal().await;
     }
     daemon.end().await;
@@ -90,17 +90,17 @@ async fn make(client: &DaemonClient, stop: &Stop, as_json: bool) -> Result<(), F
         .unwrap_or_default();
     let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
     if as_json {
-        println!(
+        say!(
             "{}",
             json!({"tool": stop.tool, "ms": ms, "progress": heard, "is_error": result["isError"] == true, "text": text})
         );
         return Ok(());
     }
-    println!("{}: {}", stop.tool, stop.what);
+    say!("{}: {}", stop.tool, stop.what);
     if heard > 0 {
-        println!("  after {ms} ms, with {heard} progress notifications on the way: {text}\n");
+        say!("  after {ms} ms, with {heard} progress notifications on the way: {text}\n");
     } else {
-        println!("  after {ms} ms: {text}\n");
+        say!("  after {ms} ms: {text}\n");
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) async fn restart(
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    if let Err(refusal) = front.check(request.headers(), request.uri()) {
+    if let Err(refusal) = front.check_operator(&request) {
         return *refusal;
     }
     if !is_json(&request) {
@@ -78,7 +78,7 @@ pub(super) async fn logs(
     Query(query): Query<HashMap<String, String>>,
     request: Request,
 ) -> Response<Body> {
-    if let Err(refusal) = front.check(request.headers(), request.uri()) {
+    if let Err(refusal) = front.check_operator(&request) {
         return *refusal;
     }
     let Some(upstream) = front.gateway.upstream(&name) else { return unknown(&name) };

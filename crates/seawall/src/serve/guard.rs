@@ -46,6 +46,16 @@ impl Front {
         Ok(())
     }
 
+    /// Checks everything, and that the caller may use every tool: who may see less may not restart servers for the
+    /// others, nor read what they wrote.
+    pub(super) fn check_operator(&self, request: &axum::extract::Request) -> Result<(), Refusal> {
+        let caller = self.check(request.headers(), request.uri())?;
+        if caller.sees_everything() {
+            return Ok(());
+        }
+        Err(refuse(StatusCode::FORBIDDEN, "FORBIDDEN: this is for callers whose `tools` are [\"*\"]"))
+    }
+
     /// Checks everything, and says who calls.
     pub(super) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<Arc<Caller>, Refusal> {
         self.check_place(headers, uri)?;

@@ -48,7 +48,7 @@ async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Resul
         return Err(guard::refuse(StatusCode::SERVICE_UNAVAILABLE, "Seawall is stopping; try again shortly"));
     }
     if let Endpoint::One(name) = &endpoint
-        && front.gateway.upstream(name).is_none()
+        && (front.gateway.upstream(name).is_none() || !caller.may_reach(name))
     {
         return Err(guard::refuse(
             StatusCode::NOT_FOUND,

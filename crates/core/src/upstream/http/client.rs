@@ -2,7 +2,7 @@
 
 use crate::upstream::{Lost, Sent};
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, header::PROXY_AUTHORIZATION};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -39,7 +39,7 @@ pub(super) enum Client {
     /// TLS through a proxy's CONNECT.
     Tunnel(Pool<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
     /// Plain HTTP through a proxy, which wants the whole URL in the request line.
-    Forward(Pool<ForwardConnector, Full<Bytes>>),
+    Forward(Pool<ForwardConnector, Full<Bytes>>, Option<HeaderValue>),
 }
 
 impl Client {
@@ -62,15 +62,24 @@ impl Client {
             }
             return Ok(Self::Tunnel(pool().build(tls(tunnel, true, ca_file)?)));
         }
-        Ok(Self::Forward(pool().build(ForwardConnector { proxy: proxy.uri().clone(), tcp })))
+        let connector = ForwardConnector { proxy: proxy.uri().clone(), tcp };
+        Ok(Self::Forward(pool().build(connector), proxy.basic_auth().cloned()))
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Lost> {
+    pub(super) async fn request(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Lost> {
         let answered = match self {
             Self::Direct(pool) => pool.request(request).await,
             Self::Tunnel(pool) => pool.request(request).await,
-            Self::Forward(pool) => pool.request(request).await,
+            Self::Forward(pool, credentials) => {
+                if let Some(credentials) = credentials {
+                    request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+                }
+                pool.request(request).await
+            }
         };
         answered.map_err(|error| {
             let sent = if error.is_connect() { Sent::No } else { Sent::Maybe };

@@ -154,7 +154,23 @@ impl Exchange {
                 Some(Step::Collecting(status, collecting)) => {
                     let (status, body) = (*status, collecting.await);
                     self.step = None;
-                    return plain(status, body?);
+                    let heard = plain(status, body?);
+                    if let Ok(Heard::Response(message)) = &heard
+                        && status == StatusCode::BAD_REQUEST
+                        && self.instance.session.is_some()
+                        && message.id().is_none()
+                    {
+                        // Servers that forgot a session say so in this way too; nothing was done.
+                        self.instance.forgotten();
+                        self.sent = Sent::No;
+                        let error =
+                            message.error().map_or_else(String::new, |error| error.as_str().to_owned());
+                        return Err(Lost::new(
+                            Sent::No,
+                            format!("it refused the session with HTTP 400: {error}"),
+                        ));
+                    }
+                    return heard;
                 }
                 Some(Step::Resuming(resuming)) => {
                     let answered = resuming.await;

@@ -174,6 +174,7 @@ async fn pump(
     first: Option<Event>,
 ) {
     let mut next = first;
+    let mut asked = Vec::new();
     loop {
         let event = match next.take() {
             Some(event) => event,
@@ -187,7 +188,11 @@ async fn pump(
             Event::Progress(message) | Event::Log(message) | Event::Notification(message) => {
                 stream.push(message)
             }
-            Event::Ask(ask) => stream.push(conversation.ask(ask)),
+            Event::Ask(ask) => {
+                let (question, message) = conversation.ask(ask);
+                asked.push(question);
+                stream.push(message);
+            }
             Event::Pause { .. } if conversation.wire.polls() => stream.pause(),
             Event::Streaming | Event::Pause { .. } => {}
             Event::End(end) => {
@@ -198,6 +203,7 @@ async fn pump(
             }
         }
     }
+    asked.into_iter().for_each(|question| conversation.withdraw(question));
     stream.end();
 }
 
