@@ -385,7 +385,7 @@ impl Churn {
                 }
             };
             self.tally().sessions += 1;
-            if number.is_multiple_of(25) || roll(number, 5) % 5 == 0 {
+            if number.is_multiple_of(25) || roll(number, 5).is_multiple_of(5) {
                 let tool = if path == "/mcp" { format!("{upstream}__echo") } else { String::from("echo") };
                 let text = format!("session {number}");
                 let answer = client.call(&tool, &json!({"text": text})).await;

@@ -160,8 +160,8 @@ impl From<Answer> for Came {
 
 /// A way to a server, with or without Seawall on it.
 enum Way {
-    Http(Client),
-    Pipe(Pipe),
+    Http(Box<Client>),
+    Pipe(Box<Pipe>),
 }
 
 impl Way {
@@ -263,7 +263,7 @@ impl Ways {
             let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
             servers.push(Listening::start(program, &flags).await);
         }
-        let direct = Way::Http(Client::open(era, servers[0].url(), None).await);
+        let direct = Way::Http(Box::new(Client::open(era, servers[0].url(), None).await));
         let keys = format!("url = {}", quoted(servers[1].url()));
         let (daemon, through) = Self::through(era, &keys).await;
         Self { direct, through, records, daemon, _servers: servers }
@@ -275,7 +275,7 @@ impl Ways {
         let flags = |record| [vec!["--stdio".to_owned()], record_flags(program, record)].concat();
         let straight = flags(&records[0]);
         let straight: Vec<&str> = straight.iter().map(String::as_str).collect();
-        let direct = Way::Pipe(Pipe::open(era, program, &straight).await);
+        let direct = Way::Pipe(Box::new(Pipe::open(era, program, &straight).await));
         let command = binary(program).into_os_string().into_string().expect("paths of builds are UTF-8");
         let flags: Vec<String> = flags(&records[1]).iter().map(|flag| quoted(flag)).collect();
         let keys = format!("command = {}\nargs = [{}]", quoted(&command), flags.join(", "));
@@ -286,7 +286,7 @@ impl Ways {
     async fn through(era: Era, keys: &str) -> (Daemon, Way) {
         let daemon = Daemon::start(&format!("[servers.it]\n{keys}\n")).await;
         let client = Client::open(era, &daemon.url("/mcp/it"), None).await;
-        (daemon, Way::Http(client))
+        (daemon, Way::Http(Box::new(client)))
     }
 
     async fn assert_the_same(mut self, asks: &[Ask]) {

@@ -49,7 +49,7 @@ pub struct Gateway {
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
-    this: Weak<Gateway>,
+    this: Weak<Self>,
 }
 
 /// What one configuration has become. Replaced whole.
@@ -77,10 +77,8 @@ impl Gateway {
         let (config_for_limits, life_of) = (Arc::clone(&config), life.clone());
         let mut faults = Vec::new();
         let gateway = Arc::new_cyclic(|this: &Weak<Self>| {
-            let setup = Setup::new(config, &life_of, this, None).unwrap_or_else(|(setup, found)| {
-                faults = found;
-                setup
-            });
+            let (setup, found) = Setup::new(config, &life_of, this, None);
+            faults = found;
             for upstream in &setup.upstreams {
                 upstream.remember(spoken.get(&**upstream.name()).copied().unwrap_or_default());
             }
@@ -109,10 +107,12 @@ impl Gateway {
     ///
     /// # Errors
     /// Why it cannot work; the old one stays.
-    pub fn reload(self: &Arc<Self>, config: Arc<Config>) -> Result<(), Vec<String>> {
+    pub fn reload(self: &Arc<Self>, config: &Arc<Config>) -> Result<(), Vec<String>> {
         let old = self.setup();
-        let new = Setup::new(Arc::clone(&config), &self.life, &self.this, Some(&old))
-            .map_err(|(_, faults)| faults)?;
+        let (new, faults) = Setup::new(Arc::clone(config), &self.life, &self.this, Some(&old));
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         let new = Arc::new(new);
         *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
         self.admission.set_limits(config.limits.clone());
@@ -254,14 +254,13 @@ impl Gateway {
 }
 
 impl Setup {
-    /// Builds what a configuration asks for, taking over what did not change. With faults, what could be built
-    /// comes with them.
+    /// Builds what a configuration asks for, taking over what did not change; what could not be built is told.
     fn new(
         config: Arc<Config>,
         life: &Life,
         gateway: &Weak<Gateway>,
         old: Option<&Self>,
-    ) -> Result<Self, (Self, Vec<String>)> {
+    ) -> (Self, Vec<String>) {
         let (mut upstreams, mut faults) = (Vec::new(), Vec::new());
         for configured in
             config.upstreams.iter().filter(|upstream| upstream.enabled && upstream.needs.is_empty())
@@ -290,6 +289,6 @@ impl Setup {
         let by_name =
             upstreams.iter().map(|upstream| (Arc::clone(upstream.name()), Arc::clone(upstream))).collect();
         let setup = Self { callers: Callers::new(&config.callers), upstreams, by_name, config };
-        if faults.is_empty() { Ok(setup) } else { Err((setup, faults)) }
+        (setup, faults)
     }
 }

@@ -44,6 +44,9 @@ struct ToolCounters {
     seconds: Histogram,
 }
 
+/// Counters by upstream and tool.
+type ByTool = HashMap<Arc<str>, HashMap<Arc<str>, ToolCounters>>;
+
 /// Every counter there is. Gauges are set when somebody looks.
 pub struct Telemetry {
     registry: Registry,
@@ -55,7 +58,7 @@ pub struct Telemetry {
     conversations: Gauge,
     instances: Family<UpstreamLabel, Gauge>,
     dropped: Counter,
-    by_tool: RwLock<HashMap<Arc<str>, HashMap<Arc<str>, ToolCounters>>>,
+    by_tool: RwLock<ByTool>,
 }
 
 /// What gauges are set from when somebody looks.

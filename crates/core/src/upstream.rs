@@ -574,7 +574,7 @@ impl Upstream {
                     ..Lost::new(Sent::No, format!("it was not ready within {:?}", this.config.start_timeout))
                 }),
             };
-            this.opened(key, id, &wanted, &mut outcome);
+            this.opened(&key, id, &wanted, &mut outcome);
             opening.send_replace(Some(outcome));
         });
         opened
@@ -610,7 +610,7 @@ impl Upstream {
     /// there is one like it already.
     fn opened(
         self: &Arc<Self>,
-        key: InstanceKey,
+        key: &InstanceKey,
         id: u64,
         wanted: &Wanted,
         outcome: &mut Result<Instance, Lost>,
@@ -620,7 +620,7 @@ impl Upstream {
             Err(lost) => {
                 tracing::warn!(upstream = &*self.name, reason = lost.why, "an instance could not be opened");
                 self.noted(Some(Failure { stage: "start", message: lost.why.clone() }));
-                self.forget(&key, id);
+                self.forget(key, id);
                 return;
             }
         };
@@ -633,7 +633,8 @@ impl Upstream {
                 .get(&learnt)
                 .filter(|slot| slot.id != id && slot.usable())
                 .and_then(Slot::instance);
-            match (twin, state.slots.remove(&key).filter(|slot| slot.id == id)) {
+            let mine = state.slots.get(key).is_some_and(|slot| slot.id == id);
+            match (twin, if mine { state.slots.remove(key) } else { None }) {
                 (Some(twin), Some(_)) => {
                     *outcome = Ok(twin);
                     None

@@ -43,7 +43,8 @@ fn shown_url(text: &str) -> String {
 /// Whether a URL leads to this daemon's own listener.
 pub(super) fn is_own(url: &str, listen: SocketAddr) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let port = uri.port_u16().unwrap_or(usual);
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let address = host.parse::<std::net::IpAddr>().ok();
     let loopback =

@@ -74,7 +74,10 @@ pub struct Instance {
     next: AtomicU64,
     in_flight: AtomicUsize,
     followed: AtomicBool,
+    /// No new calls.
     gone: CancellationToken,
+    /// No calls at all: those under way end too.
+    ended: CancellationToken,
     life: Life,
     say: Arc<dyn Fn(Broadcast) + Send + Sync>,
 }
@@ -254,6 +257,7 @@ impl Instance {
             in_flight: AtomicUsize::new(0),
             followed: AtomicBool::new(false),
             gone: CancellationToken::new(),
+            ended: CancellationToken::new(),
             life: life.clone(),
             say: Arc::clone(&plan.say),
         })
@@ -281,6 +285,7 @@ impl Instance {
             return;
         }
         self.gone.cancel();
+        self.ended.cancel();
         tracing::debug!(uri = %self.endpoint.uri, why, "a session ends");
         if self.session.is_some() {
             let (endpoint, headers) = (Arc::clone(&self.endpoint), self.headers.clone());

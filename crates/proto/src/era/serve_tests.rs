@@ -13,7 +13,7 @@ fn head<'a>() -> Head<'a> {
 }
 
 fn code(result: Result<Inbound, Refusal>) -> (u16, i64) {
-    let refusal = result.err().expect("it was let in");
+    let refusal = result.expect_err("it was let in");
     let value: serde_json::Value = serde_json::from_slice(&refusal.body).unwrap();
     (refusal.status, value["error"]["code"].as_i64().unwrap())
 }

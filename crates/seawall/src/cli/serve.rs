@@ -130,7 +130,7 @@ async fn keep_up(daemon: &Daemon, arguments: &ConfigArguments, mut files: Vec<Pa
                     tracing::warn!("`listen` and `state` take effect at the next start");
                 }
                 let config = Config { listen: old.listen, state: old.state.clone(), ..loaded.config };
-                match daemon.gateway.reload(Arc::new(config)) {
+                match daemon.gateway.reload(&Arc::new(config)) {
                     Ok(()) => tracing::info!("the configuration was read anew"),
                     Err(faults) => tracing::error!("the old configuration stays: {}", faults.join("; ")),
                 }

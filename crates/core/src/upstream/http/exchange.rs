@@ -96,7 +96,13 @@ impl Exchange {
     }
 
     pub(in crate::upstream) async fn next(&mut self) -> Result<Heard, Lost> {
-        let heard = self.next_unmarked().await;
+        let instance = Arc::clone(&self.instance);
+        let heard = tokio::select! {
+            biased;
+            heard = self.next_unmarked() => Some(heard),
+            () = instance.ended.cancelled() => None,
+        };
+        let heard = heard.unwrap_or_else(|| Err(Lost::new(self.sent, "its session was ended")));
         if matches!(heard, Ok(Heard::Response(_)) | Err(_)) {
             self.finished = true;
             self.stream = None;
