@@ -212,3 +212,7 @@ impl Drop for Answer {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -6,6 +6,8 @@
 
 pub mod http;
 mod keys;
+#[cfg(test)]
+pub(crate) mod script;
 pub mod stdio;
 
 use crate::{
@@ -140,6 +142,9 @@ pub enum Instance {
     Stdio(Arc<stdio::Instance>),
     /// A session or a plain endpoint over HTTP.
     Http(Arc<http::Instance>),
+    /// A script.
+    #[cfg(test)]
+    Script(Arc<script::Instance>),
 }
 
 /// A request under way at an instance.
@@ -149,6 +154,9 @@ pub enum Exchange {
     Stdio(stdio::Exchange),
     /// Over HTTP.
     Http(Box<http::Exchange>),
+    /// At a script.
+    #[cfg(test)]
+    Script(script::Exchange),
 }
 
 impl Instance {
@@ -157,6 +165,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.peer(),
             Self::Http(instance) => instance.peer(),
+            #[cfg(test)]
+            Self::Script(instance) => instance.peer(),
         }
     }
 
@@ -177,6 +187,8 @@ impl Instance {
             }
             Self::Http(instance) => http::Instance::exchange(instance, request, subject, parameters)
                 .map(|exchange| Exchange::Http(Box::new(exchange))),
+            #[cfg(test)]
+            Self::Script(instance) => Ok(Exchange::Script(instance.exchange(request))),
         }
     }
 
@@ -185,6 +197,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.notify(message),
             Self::Http(instance) => instance.notify(message),
+            #[cfg(test)]
+            Self::Script(_) => {}
         }
     }
 
@@ -205,6 +219,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.gone().await,
             Self::Http(instance) => instance.gone().await,
+            #[cfg(test)]
+            Self::Script(_) => std::future::pending().await,
         }
     }
 
@@ -212,6 +228,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.is_gone(),
             Self::Http(instance) => instance.is_gone(),
+            #[cfg(test)]
+            Self::Script(_) => false,
         }
     }
 
@@ -220,6 +238,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.end(why),
             Self::Http(instance) => instance.end(why),
+            #[cfg(test)]
+            Self::Script(_) => {}
         }
     }
 
@@ -227,6 +247,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => instance.in_flight(),
             Self::Http(instance) => instance.in_flight(),
+            #[cfg(test)]
+            Self::Script(_) => 0,
         }
     }
 
@@ -234,6 +256,8 @@ impl Instance {
         match self {
             Self::Stdio(instance) => Some(instance.pid()),
             Self::Http(_) => None,
+            #[cfg(test)]
+            Self::Script(_) => None,
         }
     }
 }
@@ -248,6 +272,8 @@ impl Exchange {
         match self {
             Self::Stdio(exchange) => exchange.next().await,
             Self::Http(exchange) => exchange.next().await,
+            #[cfg(test)]
+            Self::Script(exchange) => exchange.next().await,
         }
     }
 
@@ -256,6 +282,8 @@ impl Exchange {
         match self {
             Self::Stdio(exchange) => exchange.sent(),
             Self::Http(exchange) => exchange.sent(),
+            #[cfg(test)]
+            Self::Script(exchange) => exchange.sent(),
         }
     }
 
@@ -264,6 +292,8 @@ impl Exchange {
         match self {
             Self::Stdio(exchange) => exchange.cancel(reason),
             Self::Http(exchange) => exchange.cancel(reason),
+            #[cfg(test)]
+            Self::Script(exchange) => exchange.cancel(),
         }
     }
 
@@ -272,6 +302,8 @@ impl Exchange {
         match self {
             Self::Stdio(exchange) => exchange.over().await,
             Self::Http(_) => {}
+            #[cfg(test)]
+            Self::Script(_) => {}
         }
     }
 }
@@ -291,6 +323,8 @@ pub struct Upstream {
 enum Connector {
     Stdio(stdio::Connector),
     Http(http::Connector),
+    #[cfg(test)]
+    Script(script::Connector),
 }
 
 #[derive(Default)]
@@ -353,6 +387,10 @@ impl Upstream {
         outlet: Outlet,
     ) -> Result<Arc<Self>, String> {
         let connector = match &config.kind {
+            #[cfg(test)]
+            config::Kind::Stdio { command, args, .. } if command == "script" => {
+                Connector::Script(script::Connector::new(args))
+            }
             config::Kind::Stdio { .. } => {
                 Connector::Stdio(stdio::Connector::new(Arc::clone(&config), message))
             }
@@ -363,6 +401,13 @@ impl Upstream {
         let name = Arc::from(config.name.as_str());
         let key = config.key();
         Ok(Arc::new(Self { name, key, life, outlet, connector, state: Mutex::default(), config }))
+    }
+
+    /// What happened at a script.
+    #[cfg(test)]
+    pub(crate) fn record(&self) -> Vec<String> {
+        let Connector::Script(connector) = &self.connector else { return Vec::new() };
+        connector.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How it is configured.
@@ -601,6 +646,8 @@ impl Upstream {
                 let (opened, spoken) = connector.open(&plan, &self.life).await;
                 (opened.map(Instance::Http), spoken)
             }
+            #[cfg(test)]
+            Connector::Script(connector) => (Ok(Instance::Script(connector.open())), Spoken::default()),
         };
         self.remember(spoken);
         instance

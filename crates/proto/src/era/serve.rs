@@ -362,7 +362,8 @@ pub fn check_parameters(request: &Request, annotated: &[(Arc<str>, Arc<str>)]) -
         let found =
             request.parameters.iter().find(|(sent, _)| *sent == name).map(|(_, value)| value.as_str());
         let value = members.get(property).filter(|value| value.get() != "null");
-        let wanted = value.map(|value| members.string(property).unwrap_or_else(|| Cow::Borrowed(value.get())));
+        let wanted =
+            value.map(|value| members.string(property).unwrap_or_else(|| Cow::Borrowed(value.get())));
         let same = match (found.map(header_text), &wanted) {
             (None, None) => true,
             (Some(Some(found)), Some(wanted)) => found == *wanted || same_number(&found, wanted),
