@@ -172,6 +172,11 @@ impl Gateway {
         &self.catalog
     }
 
+    /// Counters and records.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     /// The daemon's tasks.
     pub fn life(&self) -> &Life {
         &self.life

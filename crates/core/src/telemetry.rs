@@ -9,7 +9,9 @@ use prometheus_client::{
 use seawall_proto::{Code, Fault, Reply, ReplyKind};
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    io::Write,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
 };
 
 /// Upper bounds of the latency histogram, in seconds.
@@ -44,6 +46,9 @@ struct ToolCounters {
     seconds: Histogram,
 }
 
+/// Takes one line of JSON; must not block.
+pub type CallWriter = Box<dyn Fn(&[u8]) + Send + Sync>;
+
 /// Counters by upstream and tool.
 type ByTool = HashMap<Arc<str>, HashMap<Arc<str>, ToolCounters>>;
 
@@ -59,6 +64,7 @@ pub struct Telemetry {
     instances: Family<UpstreamLabel, Gauge>,
     dropped: Counter,
     by_tool: RwLock<ByTool>,
+    calls_to: OnceLock<CallWriter>,
 }
 
 /// What gauges are set from when somebody looks.
@@ -101,7 +107,7 @@ impl Default for Telemetry {
             "Progress and log messages no queue had room for",
             dropped.clone(),
         );
-        let by_tool = RwLock::default();
+        let (by_tool, calls_to) = (RwLock::default(), OnceLock::new());
         Self {
             registry,
             calls,
@@ -113,11 +119,95 @@ impl Default for Telemetry {
             instances,
             dropped,
             by_tool,
+            calls_to,
+        }
+    }
+}
+
+/// The one record of a call.
+struct Record<'a> {
+    journal: &'a Journal,
+    outcome: &'static str,
+    fault: Option<&'a Fault>,
+    elapsed_ms: f64,
+}
+
+impl<'a> Record<'a> {
+    fn new(journal: &'a Journal, outcome: &'a Result<Reply, Fault>, elapsed: Duration) -> Self {
+        let (word, fault) = match outcome {
+            Ok(reply) => match reply.kind {
+                ReplyKind::Result => ("result", None),
+                ReplyKind::Ask => ("ask", None),
+                ReplyKind::Task => ("task", None),
+                ReplyKind::Error(_) => ("error", None),
+            },
+            Err(fault) => (fault.code.code(), Some(fault)),
+        };
+        Self { journal, outcome: word, fault, elapsed_ms: elapsed.as_secs_f64() * 1000.0 }
+    }
+
+    fn level(&self) -> &'static str {
+        if self.fault.is_some_and(|fault| fault.code == Code::Internal) { "ERROR" } else { "INFO" }
+    }
+
+    /// The record as a line of JSON, with the members an event of `tracing` would have.
+    fn line(&self) -> Vec<u8> {
+        let journal = self.journal;
+        let mut line = Vec::with_capacity(320);
+        // Writing to memory does not fail.
+        let _ = write!(
+            line,
+            r#"{{"timestamp":"{:.6}","level":"{}","message":"call""#,
+            jiff::Timestamp::now(),
+            self.level()
+        );
+        let mut text = |name: &str, value: &str| {
+            let _ = write!(line, r#","{name}":"#);
+            let _ = serde_json::to_writer(&mut line, value);
+        };
+        text("caller", &journal.caller);
+        text("upstream", &journal.upstream);
+        text("tool", &journal.tool);
+        text("request", &journal.method);
+        text("outcome", self.outcome);
+        if let Some(fault) = self.fault {
+            text("stage", fault.stage.name());
+            text("reason", &fault.message);
+            let _ = write!(line, r#","may_have_run":{}"#, fault.may_have_run);
+        }
+        let _ = writeln!(line, r#","elapsed_ms":{:.3},"target":"seawall::call"}}"#, self.elapsed_ms);
+        line
+    }
+
+    fn trace(&self) {
+        let journal = self.journal;
+        let (caller, upstream, tool, request) =
+            (&*journal.caller, &*journal.upstream, &*journal.tool, &*journal.method);
+        let (outcome, elapsed_ms) = (self.outcome, self.elapsed_ms);
+        match self.fault {
+            None => {
+                tracing::info!(target: "seawall::call", caller, upstream, tool, request, outcome, elapsed_ms, "call");
+            }
+            Some(fault) => {
+                let (stage, reason, may_have_run) = (fault.stage.name(), &*fault.message, fault.may_have_run);
+                if fault.code == Code::Internal {
+                    tracing::error!(target: "seawall::call", caller, upstream, tool, request, outcome, stage, reason, elapsed_ms, "call");
+                } else {
+                    tracing::info!(target: "seawall::call", caller, upstream, tool, request, outcome, stage, may_have_run, reason, elapsed_ms, "call");
+                }
+            }
         }
     }
 }
 
 impl Telemetry {
+    /// Gives the records of calls to `write` as lines of JSON, instead of as events of `tracing`: there is one per
+    /// call, and an event costs more than all of admission.
+    pub fn write_calls_with(&self, write: CallWriter) {
+        // A second writer would be a fault of the program; the first stays.
+        let _ = self.calls_to.set(write);
+    }
+
     /// Writes the one record of a call and counts it. `known` says whether the tool is one the catalogue has:
     /// names that callers make up are not counted by name.
     pub fn call_ended(&self, journal: &Journal, known: bool, outcome: &Result<Reply, Fault>) {
@@ -126,29 +216,17 @@ impl Telemetry {
         let elapsed = journal.elapsed();
         counters.calls.inc();
         counters.seconds.observe(elapsed.as_secs_f64());
-        let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
-        let (caller, upstream, tool, request) =
-            (&*journal.caller, &*journal.upstream, &*journal.tool, &*journal.method);
-        match outcome {
-            Ok(reply) => {
-                let outcome = match reply.kind {
-                    ReplyKind::Result => "result",
-                    ReplyKind::Ask => "ask",
-                    ReplyKind::Task => "task",
-                    ReplyKind::Error(_) => "error",
-                };
-                tracing::info!(target: "seawall::call", caller, upstream, tool, request, outcome, elapsed_ms, "call");
-            }
-            Err(fault) => {
-                self.faults.get_or_create(&FaultLabel { code: fault.code.code() }).inc();
-                let (outcome, stage, reason) = (fault.code.code(), fault.stage.name(), &*fault.message);
-                let may_have_run = fault.may_have_run;
-                if fault.code == Code::Internal {
-                    tracing::error!(target: "seawall::call", caller, upstream, tool, request, outcome, stage, reason, elapsed_ms, "call");
-                } else {
-                    tracing::info!(target: "seawall::call", caller, upstream, tool, request, outcome, stage, may_have_run, reason, elapsed_ms, "call");
+        let record = Record::new(journal, outcome, elapsed);
+        if let Err(fault) = outcome {
+            self.faults.get_or_create(&FaultLabel { code: fault.code.code() }).inc();
+        }
+        match self.calls_to.get() {
+            Some(write) => {
+                if tracing::enabled!(target: "seawall::call", tracing::Level::INFO) {
+                    write(&record.line());
                 }
             }
+            None => record.trace(),
         }
     }
 
@@ -198,5 +276,26 @@ impl Telemetry {
         let mut known = self.by_tool.write().unwrap_or_else(PoisonError::into_inner);
         known.entry(Arc::clone(upstream)).or_default().insert(Arc::clone(tool), counters.clone());
         counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Clock;
+    use seawall_proto::Stage;
+
+    #[test]
+    fn a_record_is_one_line_of_json_whatever_is_in_it() {
+        let clock = Clock::new(Duration::from_secs(1), Duration::ZERO);
+        let name = |text: &str| Arc::from(text);
+        let journal = Journal::new(name("c\"aller"), name("u"), name("t\n"), name("tools/call"), true, clock);
+        let fault = Fault::new(Code::Timeout, Stage::Answer, "no\nanswer");
+        let line = Record::new(&journal, &Err(fault), Duration::from_millis(5)).line();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&value["caller"], &value["tool"]), (&"c\"aller".into(), &"t\n".into()));
+        assert_eq!((&value["outcome"], &value["stage"]), (&"TIMEOUT".into(), &"answer".into()));
+        assert_eq!(value["elapsed_ms"], 5.0);
     }
 }

@@ -76,7 +76,7 @@ impl Instance {
         let steps = line
             .split(';')
             .map(|step| {
-                let (word, ms) = step.trim().split_once(' ').unwrap_or((step.trim(), "0"));
+                let (word, ms) = step.trim().split_once(' ').unwrap_or_else(|| (step.trim(), "0"));
                 (word.to_owned(), Duration::from_millis(ms.parse().expect("milliseconds")))
             })
             .collect();

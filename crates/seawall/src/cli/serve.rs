@@ -90,12 +90,15 @@ pub(super) async fn stop_signal() {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let loaded = sources::load(&arguments.config).await?;
-    let _logging = serve::log::start(arguments.log_format, &loaded.config.state).await?;
+    let logging = serve::log::start(arguments.log_format, &loaded.config.state).await?;
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
     let upstreams = loaded.config.upstreams.len();
     let daemon = Daemon::start(loaded.config).await?;
+    if let Some(writer) = logging.call_writer() {
+        daemon.gateway.telemetry().write_calls_with(writer);
+    }
     tracing::info!(address = %daemon.address, upstreams, "ready: http://{}/mcp", daemon.address);
     tokio::select! {
         () = stop_signal() => {}

@@ -2,7 +2,11 @@
 //! warnings to standard error besides.
 
 use crate::cli::{Exit, Failure, LogFormat};
-use std::{io::IsTerminal, path::Path};
+use seawall_core::telemetry::CallWriter;
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 use tracing_appender::{
     non_blocking::{NonBlocking, WorkerGuard},
     rolling::{RollingFileAppender, Rotation},
@@ -20,7 +24,22 @@ type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Keeps the writers going; dropped, what is queued is written.
 #[derive(Debug)]
-pub(crate) struct Logging(#[expect(dead_code, reason = "held for its drop")] Vec<WorkerGuard>);
+pub(crate) struct Logging {
+    _guards: Vec<WorkerGuard>,
+    /// Where lines of JSON go, if they go anywhere.
+    lines: Option<NonBlocking>,
+}
+
+impl Logging {
+    /// Takes the records of calls as lines of JSON, where that is the format.
+    pub(crate) fn call_writer(&self) -> Option<CallWriter> {
+        let writer = self.lines.clone()?;
+        Some(Box::new(move |line| {
+            // Over the queue's bound a record is dropped rather than waited for.
+            let _ = writer.clone().write_all(line);
+        }))
+    }
+}
 
 /// Starts logging for a daemon. `SEAWALL_LOG` filters, as in `info,seawall::call=debug`.
 ///
@@ -31,9 +50,11 @@ pub(crate) async fn start(format: Option<LogFormat>, state: &Path) -> Result<Log
     let (stderr, stderr_guard) = writer(std::io::stderr());
     let mut guards = vec![stderr_guard];
     let mut layers: Vec<Output> = Vec::new();
+    let mut lines = None;
     match (format, terminal) {
         (Some(LogFormat::Json), _) => {
-            layers.push(fmt::layer().json().flatten_event(true).with_writer(stderr).boxed())
+            lines = Some(stderr.clone());
+            layers.push(fmt::layer().json().flatten_event(true).with_writer(stderr).boxed());
         }
         (Some(LogFormat::Text), _) | (None, true) => {
             layers.push(fmt::layer().with_ansi(terminal).with_writer(stderr).boxed());
@@ -41,11 +62,13 @@ pub(crate) async fn start(format: Option<LogFormat>, state: &Path) -> Result<Log
         (None, false) => {
             let warnings = fmt::layer().with_ansi(false).with_writer(stderr).with_filter(LevelFilter::WARN);
             layers.push(warnings.boxed());
-            layers.push(file(state, &mut guards).await?);
+            let (layer, writer) = file(state, &mut guards).await?;
+            lines = Some(writer);
+            layers.push(layer);
         }
     }
     tracing_subscriber::registry().with(layers).with(filter()).init();
-    Ok(Logging(guards))
+    Ok(Logging { _guards: guards, lines })
 }
 
 /// Starts logging to the file only, for a command whose terminal shows something else.
@@ -54,9 +77,9 @@ pub(crate) async fn start(format: Option<LogFormat>, state: &Path) -> Result<Log
 /// When the log file cannot be made.
 pub(crate) async fn quiet(state: &Path) -> Result<Logging, Failure> {
     let mut guards = Vec::new();
-    let layer = file(state, &mut guards).await?;
+    let (layer, writer) = file(state, &mut guards).await?;
     tracing_subscriber::registry().with(vec![layer]).with(filter()).init();
-    Ok(Logging(guards))
+    Ok(Logging { _guards: guards, lines: Some(writer) })
 }
 
 fn filter() -> EnvFilter {
@@ -70,7 +93,7 @@ fn writer(output: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerG
         .finish(output)
 }
 
-async fn file(state: &Path, guards: &mut Vec<WorkerGuard>) -> Result<Output, Failure> {
+async fn file(state: &Path, guards: &mut Vec<WorkerGuard>) -> Result<(Output, NonBlocking), Failure> {
     let directory = state.join("log");
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("no log can be written in {}: {error}", directory.display()))
@@ -86,5 +109,5 @@ async fn file(state: &Path, guards: &mut Vec<WorkerGuard>) -> Result<Output, Fai
         .map_err(|error| failed(&error))?;
     let (writer, guard) = writer(appender);
     guards.push(guard);
-    Ok(fmt::layer().json().flatten_event(true).with_writer(writer).boxed())
+    Ok((fmt::layer().json().flatten_event(true).with_writer(writer.clone()).boxed(), writer))
 }
