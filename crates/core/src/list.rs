@@ -121,9 +121,11 @@ impl Gateway {
 
     /// What the upstream says of itself, from an instance that is open.
     async fn peer(&self, upstream: &Arc<Upstream>, template: &Call) -> Result<Peer, Fault> {
-        let instance = upstream.instance(&Wanted::by(template)).await.map_err(|lost| {
+        let wanted = Wanted::by(template).for_one_call(upstream);
+        let instance = upstream.instance(&wanted).await.map_err(|lost| {
             Fault::new(seawall_proto::Code::UpstreamUnavailable, seawall_proto::Stage::Start, lost.why)
         })?;
+        upstream.end_call(&wanted);
         Ok(instance.peer().clone())
     }
 
