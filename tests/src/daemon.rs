@@ -4,11 +4,12 @@ use crate::http::{Response, send, try_send};
 use crate::process::{Process, binary};
 use crate::{PATIENCE, eventually};
 use hyper::body::Bytes;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -17,6 +18,10 @@ use tokio::time::{Instant, sleep};
 const START: Duration = Duration::from_secs(20);
 /// How long a call's permits may be held once its outcome is known.
 const SETTLE: Duration = Duration::from_secs(5);
+/// The arguments that send a daemon's log to standard error.
+const LOG_HERE: &[&str] = &["--log-format", "json"];
+/// The name of a daemon's configuration file.
+const CONFIGURATION: &str = "seawall.toml";
 
 /// A running `seawall serve` with a configuration and a state directory of its own. Dropped, it is ended;
 /// where the test failed, its log is printed.
@@ -31,7 +36,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts a daemon on a free port and waits until it is healthy. `config` is a `seawall.toml` without
-    /// `listen`, `state` and `grace`.
+    /// `listen` and `state`; where it sets no `grace`, that is one second.
     ///
     /// # Panics
     /// When it does not become healthy.
@@ -44,8 +49,17 @@ impl Daemon {
     /// # Panics
     /// When it does not become healthy.
     pub async fn start_with(config: &str, variables: &[(&str, &str)]) -> Self {
+        Self::start_as(config, variables, LOG_HERE).await
+    }
+
+    /// Starts a daemon like [`Daemon::start_with`], with these arguments in the place of those that send its
+    /// log to standard error.
+    ///
+    /// # Panics
+    /// When it does not become healthy.
+    pub async fn start_as(config: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         for _ in 0..3 {
-            match Self::try_start(config, variables).await {
+            match Self::try_start(config, variables, arguments).await {
                 Ok(daemon) => return daemon,
                 // Another test took the port in between.
                 Err(log) if log.contains("in use") => {}
@@ -55,12 +69,11 @@ impl Daemon {
         panic!("three free ports in turn were taken before the daemon could listen on them");
     }
 
-    async fn try_start(config: &str, variables: &[(&str, &str)]) -> Result<Self, String> {
+    async fn try_start(config: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Self, String> {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
-        let address = free_address();
-        let config = format!("listen = \"{address}\"\nstate = \"state\"\ngrace = \"1s\"\n{config}");
-        let process = serve(&config, variables, directory.path());
-        let mut daemon = Self { process, directory, base: format!("http://{address}"), token: None };
+        let base = format!("http://{}", free_address());
+        let process = serve(&whole(&base, config), variables, arguments, directory.path());
+        let mut daemon = Self { process, directory, base, token: None };
         let deadline = Instant::now() + START;
         loop {
             let healthy = try_send(&daemon.url("/healthz"), "GET", &[], Bytes::new()).await;
@@ -80,7 +93,7 @@ impl Daemon {
     /// is a `seawall.toml` without `state`.
     pub async fn refused(config: &str) -> (i32, String) {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
-        let mut process = serve(&format!("state = \"state\"\n{config}"), &[], directory.path());
+        let mut process = serve(&format!("state = \"state\"\n{config}"), &[], LOG_HERE, directory.path());
         let code = process.ended().await;
         (code, format!("{}{}", process.output(), process.log()))
     }
@@ -106,7 +119,39 @@ impl Daemon {
         self.directory.path()
     }
 
-    /// What it has logged so far.
+    /// Its configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join(CONFIGURATION)
+    }
+
+    /// Puts another configuration, as for [`Daemon::start`], in the place of its own, in one step.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn configure(&self, config: &str) {
+        let new = self.directory.path().join("new");
+        fs::write(&new, whole(&self.base, config)).expect("a temporary directory can be written");
+        fs::rename(new, self.configuration()).expect("a temporary directory can be written");
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When its end has been waited for.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("no process has the number 0");
+        kill_process(pid, signal).expect("a child that nobody has waited for can be signalled");
+    }
+
+    /// Waits for its end and gives its exit code, -1 where a signal ended it.
+    ///
+    /// # Panics
+    /// When it does not end within [`PATIENCE`](crate::PATIENCE).
+    pub async fn ended(&mut self) -> i32 {
+        self.process.ended().await
+    }
+
+    /// What it has logged to standard error so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -161,12 +206,19 @@ pub fn caller(name: &str, token: &str, tools: &[&str]) -> String {
     format!("[callers.{name}]\ntoken = \"sha256:{hash}\"\ntools = {tools:?}\n")
 }
 
-fn serve(config: &str, variables: &[(&str, &str)], directory: &Path) -> Process {
-    let file = directory.join("seawall.toml");
+/// The whole of a daemon's configuration: `config` and what comes before it.
+fn whole(base: &str, config: &str) -> String {
+    let address = base.trim_start_matches("http://");
+    let grace = if config.lines().any(|line| line.starts_with("grace")) { "" } else { "grace = \"1s\"\n" };
+    format!("listen = \"{address}\"\nstate = \"state\"\n{grace}{config}")
+}
+
+fn serve(config: &str, variables: &[(&str, &str)], arguments: &[&str], directory: &Path) -> Process {
+    let file = directory.join(CONFIGURATION);
     fs::write(&file, config).expect("a temporary directory can be written");
-    let arguments = ["serve", "--log-format", "json", "--config"].map(OsStr::new);
-    let arguments = arguments.into_iter().chain([file.as_os_str()]);
-    Process::run("seawall", binary("seawall"), arguments, variables, directory)
+    let all = ["serve", "--config"].map(OsStr::new).into_iter().chain([file.as_os_str()]);
+    let all = all.chain(arguments.iter().map(OsStr::new));
+    Process::run("seawall", binary("seawall"), all, variables, directory)
 }
 
 /// A loopback address that nothing listens on at the moment.

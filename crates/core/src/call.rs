@@ -7,22 +7,20 @@ pub mod admit;
 mod attempt;
 pub mod auth;
 pub mod journal;
+mod line;
 mod resolve;
 
 use crate::{Gateway, life::Task, time::Clock};
 use attempt::{Attempt, Ended};
 use auth::Caller;
 use journal::Journal;
+pub use line::InterestHandle;
+use line::{CallerSide, line};
 use resolve::Target;
 use seawall_proto::{Code, Event, Fault, Reply, Request, Stage};
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
-/// Events that may wait for a caller to take them, besides the end.
-const EVENTS: usize = 64;
 /// How long the clock may stand still for questions to the caller.
 const ASK_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long an attempt's place may be held past its deadline: for the upstream to take a cancel in.
@@ -54,8 +52,8 @@ pub struct Call {
     pub followed: bool,
 }
 
-/// Whether anybody still wants a call's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether anybody still wants a call's end. It only ever falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interest {
     /// Its caller waits.
     Wanted,
@@ -69,8 +67,7 @@ pub enum Interest {
 /// away, by the rule of the caller's era.
 #[derive(Debug)]
 pub struct Answer {
-    events: mpsc::Receiver<Event>,
-    interest: watch::Sender<Interest>,
+    line: CallerSide,
     journal: Option<Arc<Journal>>,
     waits_until: Option<Instant>,
     on_drop: Interest,
@@ -139,25 +136,22 @@ impl Gateway {
 impl Answer {
     /// An answer that is there already.
     pub fn ready(end: Result<Reply, Fault>) -> Self {
-        let (sender, events) = mpsc::channel(1);
-        let _ = sender.try_send(Event::End(end));
-        let interest = watch::channel(Interest::Wanted).0;
-        Self { events, interest, journal: None, waits_until: None, on_drop: Interest::Left, ended: false }
+        let (line, work) = line();
+        work.end(Event::End(end));
+        Self { line, journal: None, waits_until: None, on_drop: Interest::Left, ended: false }
     }
 
     /// The two ends of a call's answer.
     fn begin(call: &Call, journal: &Arc<Journal>) -> (Self, Attempt) {
-        let (sender, events) = mpsc::channel(EVENTS + 1);
-        let (interest, watched) = watch::channel(Interest::Wanted);
+        let (line, work) = line();
         let answer = Self {
-            events,
-            interest,
+            line,
             journal: Some(Arc::clone(journal)),
             waits_until: call.limit.map(|limit| Instant::now() + limit),
             on_drop: if call.request.wire().close_cancels() { Interest::Cancelled } else { Interest::Left },
             ended: false,
         };
-        (answer, Attempt::new(sender, watched, Arc::clone(journal)))
+        (answer, Attempt::new(work, Arc::clone(journal)))
     }
 
     /// The next event; after [`Event::End`] there is none, and asking again waits for ever. Cancel-safe.
@@ -166,10 +160,10 @@ impl Answer {
             return std::future::pending().await;
         }
         let event = match self.waits_until {
-            None => self.events.recv().await,
+            None => self.line.next().await,
             Some(until) => tokio::select! {
                 biased;
-                event = self.events.recv() => event,
+                event = self.line.next() => event,
                 () = sleep_until(until) => Some(Event::End(Err(self.waited_out()))),
             },
         };
@@ -186,13 +180,13 @@ impl Answer {
     }
 
     /// Takes the call back, through a handle that outlives this borrow.
-    pub fn interest(&self) -> watch::Sender<Interest> {
-        self.interest.clone()
+    pub fn interest(&self) -> InterestHandle {
+        self.line.handle()
     }
 
     /// The caller's own limit has passed: the work goes on by the rules, its caller does not wait for it.
     fn waited_out(&self) -> Fault {
-        self.interest.send_replace(Interest::Left);
+        self.line.lower(Interest::Left);
         let text = "the caller's own time limit passed before there was an answer.";
         let stage = self.journal.as_ref().map_or(Stage::Answer, |journal| journal.stage());
         let fault = Fault::new(Code::Timeout, stage, text);
@@ -202,14 +196,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let (ended, on_drop) = (self.ended, self.on_drop);
-        self.interest.send_if_modified(|interest| {
-            let changes = !ended && *interest == Interest::Wanted;
-            if changes {
-                *interest = on_drop;
-            }
-            changes
-        });
+        if !self.ended {
+            self.line.lower(self.on_drop);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The call path on a paused clock, in front of an upstream that plays a script.
 
-use super::*;
+use super::{line::EVENTS, *};
 use crate::{
     config::{self, Config},
     life::Life,
@@ -147,7 +147,7 @@ async fn leaving_and_taking_back_follow_the_rule_of_the_era() {
         let answer = gateway.call(call_by(tool, who));
         tokio::time::sleep(SECOND).await;
         if explicit {
-            answer.interest().send_replace(Interest::Cancelled);
+            answer.interest().lower(Interest::Cancelled);
             settle().await;
         }
         drop(answer);

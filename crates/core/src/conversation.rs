@@ -6,7 +6,7 @@
 mod stream;
 
 use crate::{
-    call::{Endpoint, Interest},
+    call::{Endpoint, Interest, InterestHandle},
     config::Limits,
 };
 use bytes::Bytes;
@@ -22,10 +22,7 @@ use std::{
     time::Duration,
 };
 pub use stream::{Next, RESUME_WINDOW, Stream};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Most of an upstream's own messages kept for a client that does not listen; the oldest are dropped.
@@ -58,7 +55,7 @@ struct State {
     /// Which listener is the current one; an older one stops.
     listener: u64,
     listening: bool,
-    calls: HashMap<Raw, watch::Sender<Interest>>,
+    calls: HashMap<Raw, InterestHandle>,
     asks: BTreeMap<u64, ReplySlot>,
     next: u64,
     outbox: VecDeque<Bytes>,
@@ -195,7 +192,7 @@ impl Conversation {
     }
 
     /// Notes a call under its client's id, so that it can be taken back.
-    pub fn started(self: &Arc<Self>, id: Raw, interest: watch::Sender<Interest>) -> Started {
+    pub fn started(self: &Arc<Self>, id: Raw, interest: InterestHandle) -> Started {
         self.lock().calls.insert(id.clone(), interest);
         Started { conversation: Arc::clone(self), id }
     }
@@ -204,7 +201,7 @@ impl Conversation {
     pub fn cancel(&self, id: &Raw) {
         let call = self.lock().calls.get(id).cloned();
         if let Some(interest) = call {
-            interest.send_replace(Interest::Cancelled);
+            interest.lower(Interest::Cancelled);
         }
     }
 
@@ -243,13 +240,7 @@ impl Conversation {
             (std::mem::take(&mut state.calls), std::mem::take(&mut state.asks))
         };
         for interest in calls.into_values() {
-            interest.send_if_modified(|interest| {
-                let wanted = *interest == Interest::Wanted;
-                if wanted {
-                    *interest = Interest::Left;
-                }
-                wanted
-            });
+            interest.lower(Interest::Left);
         }
         drop(asks);
     }

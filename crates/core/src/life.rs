@@ -55,6 +55,8 @@ impl Life {
     /// dropped when the grace is over.
     pub fn spawn(&self, task: Task, work: impl Future<Output = ()> + Send + 'static) {
         let end = if task.drains() { self.ended.clone() } else { self.draining.clone() };
+        // Boxed where it is made: each wrapper around it would move it once more.
+        let work = Box::pin(work);
         let work = async move {
             let _ = end.run_until_cancelled(work).await;
         };

@@ -12,7 +12,7 @@ pub mod serve;
 
 use crate::jsonrpc::{Members, Raw};
 use serde_json::json;
-use std::{str::FromStr, sync::Arc};
+use std::{borrow::Cow, str::FromStr, sync::Arc};
 
 /// The version of the modern era.
 pub(crate) const MODERN: &str = "2026-07-28";
@@ -134,8 +134,8 @@ impl Spoken {
 /// Who a client says it is and what it can do: from `initialize`, or from a modern request's `_meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Face {
-    /// The parameters of `initialize`, as a legacy upstream gets them.
-    pub(crate) initialize: Raw,
+    /// The parameters of `initialize` as the client sent them; a client of the other era sends none.
+    initialize: Option<Raw>,
     pub(crate) info: Raw,
     pub(crate) capabilities: Raw,
 }
@@ -144,26 +144,30 @@ impl Face {
     /// Seawall's own face: no capabilities, so that no upstream asks anything.
     pub fn own() -> Arc<Self> {
         let info = json!({"name": "seawall", "title": "seawall", "version": env!("CARGO_PKG_VERSION")});
-        Arc::new(Self::of(Raw::of(&info), Raw::of(&json!({})), LEGACY[0]))
+        Arc::new(Self::of(Raw::of(&info), Raw::of(&json!({}))))
     }
 
     /// The face with which an instance shared between callers is opened: theirs by name, without capabilities.
     #[must_use]
     pub fn without_capabilities(&self) -> Arc<Self> {
-        let version = Members::parse(self.initialize.as_str())
-            .ok()
-            .and_then(|members| members.string("protocolVersion").map(|version| version.into_owned()));
-        Arc::new(Self::of(self.info.clone(), Raw::of(&json!({})), version.as_deref().unwrap_or(LEGACY[0])))
+        Arc::new(Self { initialize: None, info: self.info.clone(), capabilities: Raw::of(&json!({})) })
     }
 
-    pub(crate) fn of(info: Raw, capabilities: Raw, version: &str) -> Self {
-        let initialize = format!(
-            r#"{{"protocolVersion":"{version}","capabilities":{},"clientInfo":{}}}"#,
-            capabilities.as_str(),
-            info.as_str()
-        );
-        let initialize = Raw::parse(initialize.into()).expect("its parts are JSON");
-        Self { initialize, info, capabilities }
+    pub(crate) fn of(info: Raw, capabilities: Raw) -> Self {
+        Self { initialize: None, info, capabilities }
+    }
+
+    /// The parameters of `initialize`, as a legacy upstream gets them.
+    pub(crate) fn initialize(&self) -> Cow<'_, str> {
+        match &self.initialize {
+            Some(own) => Cow::Borrowed(own.as_str()),
+            None => Cow::Owned(format!(
+                r#"{{"protocolVersion":"{}","capabilities":{},"clientInfo":{}}}"#,
+                LEGACY[0],
+                self.capabilities.as_str(),
+                self.info.as_str()
+            )),
+        }
     }
 
     /// The face of a legacy client, from the parameters of its `initialize`.
@@ -174,7 +178,7 @@ impl Face {
             |name: &str| members.get(name).and_then(|value| Raw::parse(value.get().to_owned().into()).ok());
         let info = part("clientInfo").unwrap_or_else(|| Raw::of(&json!({"name": "unknown", "version": "0"})));
         let capabilities = part("capabilities").unwrap_or_else(|| Raw::of(&json!({})));
-        Some(Self { initialize: params.clone(), info, capabilities })
+        Some(Self { initialize: Some(params.clone()), info, capabilities })
     }
 
     /// The `_meta` that a request of this face carries in an era where each says who asks.

@@ -257,6 +257,11 @@ impl Message {
         self.params.clone()
     }
 
+    /// A value inside the message that a parser has found there.
+    pub(crate) fn slice(&self, at: Span) -> Raw {
+        Raw(self.body.slice(at))
+    }
+
     fn part(&self, span: Option<&Span>) -> Option<Raw> {
         span.map(|span| Raw(self.body.slice(span.clone())))
     }

@@ -35,39 +35,44 @@ impl Request {
     /// # Errors
     /// When the parameters or their `_meta` have a member twice, or have the wrong type.
     pub fn read(message: Message, wire: Wire, face: Arc<Face>) -> Result<Self, Malformed> {
-        let mut request = Self {
-            wire,
-            face,
-            subject: None,
-            subject_text: None,
-            arguments: None,
-            meta: None,
-            progress_token: None,
-            timeout_ms: None,
-            conversation: None,
-            parameters: Vec::new(),
-            message,
-        };
-        let body = request.message.body().clone();
-        let Some(at) = request.message.params_span() else { return Ok(request) };
-        let text = std::str::from_utf8(&body[at]).expect("a JSON parser accepted it, so it is UTF-8");
-        let params = Members::parse(text)?;
-        if let Some(member) = subject_member(request.method()) {
-            request.subject_text = params.string(member).map(Arc::from);
-            request.subject = params.get(member).map(|value| span(&body, value.get()));
-        }
-        request.arguments = params.get("arguments").map(|value| span(&body, value.get()));
-        if let Some(meta) = params.get("_meta") {
-            if !meta.get().starts_with('{') {
+        let text = message.params();
+        let params = Members::parse(text.as_ref().map_or("{}", Raw::as_str))?;
+        let meta = match params.get("_meta") {
+            Some(meta) if !meta.get().starts_with('{') => {
                 return Err(Malformed::Shape("`_meta` is not an object"));
             }
-            let members = Members::parse(meta.get())?;
-            request.progress_token = members.get("progressToken").map(|value| span(&body, value.get()));
-            request.timeout_ms = members.get(META_TIMEOUT).and_then(|value| value.get().parse().ok());
-            request.conversation = members.string(META_SESSION).map(Arc::from);
-            request.meta = Some(span(&body, meta.get()));
+            Some(meta) => Some(Members::parse(meta.get())?),
+            None => None,
+        };
+        Ok(Self::of(message.clone(), &params, meta.as_ref(), wire, face))
+    }
+
+    /// A request whose parameters and `_meta` are read already; both were borrowed from the message.
+    pub(crate) fn of(
+        message: Message,
+        params: &Members<'_>,
+        meta: Option<&Members<'_>>,
+        wire: Wire,
+        face: Arc<Face>,
+    ) -> Self {
+        let body = message.body();
+        let at = |value: &serde_json::value::RawValue| span(body, value.get());
+        let member = subject_member(message.method().unwrap_or_default());
+        Self {
+            wire,
+            face,
+            subject: member.and_then(|member| params.get(member)).map(at),
+            subject_text: member.and_then(|member| params.string(member)).map(Arc::from),
+            arguments: params.get("arguments").map(at),
+            meta: params.get("_meta").filter(|_| meta.is_some()).map(at),
+            progress_token: meta.and_then(|meta| meta.get("progressToken")).map(at),
+            timeout_ms: meta
+                .and_then(|meta| meta.get(META_TIMEOUT))
+                .and_then(|value| value.get().parse().ok()),
+            conversation: meta.and_then(|meta| meta.string(META_SESSION)).map(Arc::from),
+            parameters: Vec::new(),
+            message,
         }
-        Ok(request)
     }
 
     /// A request of Seawall's own, such as the list that fills the catalogue, with the `_meta` its era wants.
@@ -145,8 +150,7 @@ impl Request {
     }
 
     fn raw(&self, at: Span) -> Raw {
-        let body = self.message.body();
-        Raw::parse(body.slice(at)).expect("a JSON parser accepted it")
+        self.message.slice(at)
     }
 }
 

@@ -7,18 +7,31 @@ mod serve;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Returns memory to the system after a burst, and costs a call less than the system's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads that run tasks: half of the cores, at least one. A call touches little memory and waits for others most of
+/// its life; handing it from thread to thread costs more than it gains (measured: a third of all CPU per call with
+/// a thread for each of two cores). What blocks has threads of its own.
+fn workers(cores: usize) -> usize {
+    (cores / 2).max(1)
+}
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     if matches!(cli.command, cli::Command::DemoServer) {
         return cli::demo::run();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("seawall: the runtime could not be started: {error}");
-            return cli::Exit::Failed.into();
-        }
-    };
+    let workers = workers(std::thread::available_parallelism().map_or(1, usize::from));
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("seawall: the runtime could not be started: {error}");
+                return cli::Exit::Failed.into();
+            }
+        };
     let exit = runtime.block_on(cli::run(cli));
     // Whatever has not ended by now has had its grace.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));

@@ -98,7 +98,8 @@ fn router(front: Arc<Front>) -> Router {
 }
 
 async fn all(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
-    mcp::handle(&front, Endpoint::All, request).await
+    // Boxed where it is made: the router moves what it is given several times.
+    Box::pin(mcp::handle(&front, Endpoint::All, request)).await
 }
 
 async fn one(
@@ -106,5 +107,5 @@ async fn one(
     Path(upstream): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    mcp::handle(&front, Endpoint::One(upstream.into()), request).await
+    Box::pin(mcp::handle(&front, Endpoint::One(upstream.into()), request)).await
 }

@@ -4,6 +4,7 @@ use super::{
     Call, Interest,
     admit::{Admission, Claim, Permit},
     journal::Journal,
+    line::WorkSide,
     resolve::Target,
 };
 use crate::upstream::{Exchange, Heard, Instance, Lost, Sent, Upstream};
@@ -14,7 +15,6 @@ use seawall_proto::{
     mcp::Effects,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
 
 /// How an attempt ended without a reply.
 #[derive(Debug)]
@@ -30,10 +30,7 @@ pub(super) enum Ended {
 /// What one call holds: its place, its way to the caller, and its request at an instance.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    events: mpsc::Sender<Event>,
-    /// Room for the end, set aside so that it never waits.
-    room: Option<mpsc::OwnedPermit<Event>>,
-    interest: watch::Receiver<Interest>,
+    line: WorkSide,
     journal: Arc<Journal>,
     permit: Option<Arc<Permit>>,
     exchange: Option<Exchange>,
@@ -42,14 +39,8 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn new(
-        events: mpsc::Sender<Event>,
-        interest: watch::Receiver<Interest>,
-        journal: Arc<Journal>,
-    ) -> Self {
-        let room = events.clone().try_reserve_owned().ok();
-        let (permit, exchange) = (None, None);
-        Self { events, room, interest, journal, permit, exchange, effects: Effects::Writes, left: false }
+    pub(super) fn new(line: WorkSide, journal: Arc<Journal>) -> Self {
+        Self { line, journal, permit: None, exchange: None, effects: Effects::Writes, left: false }
     }
 
     pub(super) fn reach(&self, stage: Stage) {
@@ -80,7 +71,7 @@ impl Attempt {
         tokio::select! {
             biased;
             permit = admission.enter(claim, &self.journal.clock, over) => self.permit = Some(Arc::new(permit?)),
-            _ = gone(&mut self.interest, false) => return Err(cancelled()),
+            _ = self.line.lower(Interest::Wanted) => return Err(cancelled()),
         }
         Ok(())
     }
@@ -113,7 +104,7 @@ impl Attempt {
             biased;
             instance = upstream.instance(target.wanted()) => instance.map_err(Ended::Lost),
             () = self.journal.clock.expired() => Err(Ended::TimedOut),
-            _ = gone(&mut self.interest, false) => Err(Ended::Cancelled),
+            _ = self.line.lower(Interest::Wanted) => Err(Ended::Cancelled),
         }
     }
 
@@ -135,7 +126,7 @@ impl Attempt {
                     exchange.cancel("the time limit of the call passed");
                     return Err(Ended::TimedOut);
                 }
-                interest = gone(&mut self.interest, left) => {
+                interest = self.line.lower(if left { Interest::Left } else { Interest::Wanted }) => {
                     let nothing_sent = exchange.sent() == Sent::No;
                     if interest == Interest::Cancelled || nothing_sent || self.effects == Effects::None {
                         exchange.cancel("the caller took the call back");
@@ -171,7 +162,7 @@ impl Attempt {
             Heard::Pause(retry_ms) => Event::Pause { retry_ms },
             Heard::Response(_) => return,
         };
-        if self.events.try_send(event).is_err() {
+        if !self.line.push(event) {
             self.journal.dropped();
         }
     }
@@ -208,10 +199,8 @@ impl Attempt {
     }
 
     /// Gives the caller the end.
-    pub(super) fn end(&mut self, end: Result<Reply, Fault>) {
-        if let Some(room) = self.room.take() {
-            drop(room.send(Event::End(end)));
-        }
+    pub(super) fn end(&self, end: Result<Reply, Fault>) {
+        self.line.end(Event::End(end));
     }
 
     /// Waits until the upstream is done with the call, or can be taken to be, and frees its half.
@@ -220,20 +209,5 @@ impl Attempt {
             exchange.over().await;
         }
         self.permit = None;
-    }
-}
-
-/// Waits until the caller is gone; once it has left, until it takes the call back after all.
-async fn gone(interest: &mut watch::Receiver<Interest>, left: bool) -> Interest {
-    let gone = interest.wait_for(|interest| match interest {
-        Interest::Wanted => false,
-        Interest::Left => !left,
-        Interest::Cancelled => true,
-    });
-    let interest = gone.await.map(|interest| *interest);
-    match interest {
-        Ok(interest) => interest,
-        // Nobody is left to take it back.
-        Err(_) => std::future::pending().await,
     }
 }

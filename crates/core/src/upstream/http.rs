@@ -117,7 +117,8 @@ impl Connector {
         loop {
             match opening.step() {
                 Step::Send { body, headers, probe, .. } => {
-                    let headers = headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), value));
+                    let headers =
+                        headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), Cow::Owned(value)));
                     let headers = extend(self.endpoint.headers.clone(), headers);
                     let asked = self.ask(body, headers);
                     let heard = if probe {
@@ -219,7 +220,10 @@ fn is_stream(response: &Response<Incoming>) -> bool {
     kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with(STREAM))
 }
 
-fn extend(mut map: HeaderMap, headers: impl IntoIterator<Item = (Cow<'static, str>, String)>) -> HeaderMap {
+fn extend(
+    mut map: HeaderMap,
+    headers: impl IntoIterator<Item = (Cow<'static, str>, Cow<'static, str>)>,
+) -> HeaderMap {
     for (name, value) in headers {
         let name = match name {
             Cow::Borrowed(name) => HeaderName::from_static(name),
@@ -228,9 +232,14 @@ fn extend(mut map: HeaderMap, headers: impl IntoIterator<Item = (Cow<'static, st
                 Err(_) => continue,
             },
         };
-        if let Ok(value) = HeaderValue::try_from(value) {
-            map.insert(name, value);
-        }
+        let value = match value {
+            Cow::Borrowed(value) => HeaderValue::from_static(value),
+            Cow::Owned(value) => match HeaderValue::try_from(value) {
+                Ok(value) => value,
+                Err(_) => continue,
+            },
+        };
+        map.insert(name, value);
     }
     map
 }

@@ -101,7 +101,7 @@ impl Opening {
             Kind::Legacy => {
                 let body = format!(
                     r#"{{"jsonrpc":"2.0","id":{OPENING_ID},"method":"initialize","params":{}}}"#,
-                    self.face.initialize.as_str()
+                    self.face.initialize()
                 );
                 Step::Send { body: body.into(), headers: Vec::new(), fresh, probe }
             }

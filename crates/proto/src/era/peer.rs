@@ -29,7 +29,7 @@ pub struct Outgoing {
     /// The JSON-RPC message.
     pub body: Bytes,
     /// HTTP headers that go with it; names in lower case.
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
 
 /// Ids minted for a channel that several callers share.
@@ -151,22 +151,31 @@ impl Peer {
             r#"{{"jsonrpc":"2.0","id":{id},"method":"subscriptions/listen","params":{{"_meta":{meta},"notifications":{{"toolsListChanged":true}}}}}}"#
         );
         let mut headers = self.standing_headers();
-        headers.push((Cow::Borrowed("mcp-method"), "subscriptions/listen".to_owned()));
+        headers.push((Cow::Borrowed("mcp-method"), Cow::Borrowed("subscriptions/listen")));
         Some(Outgoing { body: body.into(), headers })
     }
 
     /// Headers of every HTTP message to it.
-    pub fn standing_headers(&self) -> Vec<(Cow<'static, str>, String)> {
-        vec![(Cow::Borrowed("mcp-protocol-version"), self.wire.version.to_owned())]
+    pub fn standing_headers(&self) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
+        vec![(Cow::Borrowed("mcp-protocol-version"), Cow::Borrowed(self.wire.version))]
     }
 
     /// Headers that name the method and subject, where the era wants them.
-    fn naming_headers(&self, method: &str, subject: Option<&str>) -> Vec<(Cow<'static, str>, String)> {
+    fn naming_headers(
+        &self,
+        method: &str,
+        subject: Option<&str>,
+    ) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
         let mut headers = self.standing_headers();
         if self.wire.kind == Kind::Modern {
-            headers.push((Cow::Borrowed("mcp-method"), method.to_owned()));
+            let method = if method == "tools/call" {
+                Cow::Borrowed("tools/call")
+            } else {
+                Cow::Owned(method.to_owned())
+            };
+            headers.push((Cow::Borrowed("mcp-method"), method));
             if let Some(subject) = subject {
-                headers.push((Cow::Borrowed("mcp-name"), header_value(subject)));
+                headers.push((Cow::Borrowed("mcp-name"), Cow::Owned(header_value(subject))));
             }
         }
         headers
@@ -214,7 +223,7 @@ impl Peer {
             // A caller of this era has sent them itself, and they were checked.
             let sent =
                 if request.wire.kind == Kind::Modern { request.parameters.clone() } else { parameters };
-            headers.extend(sent.into_iter().map(|(name, value)| (Cow::Owned(name), value)));
+            headers.extend(sent.into_iter().map(|(name, value)| (Cow::Owned(name), Cow::Owned(value))));
         }
         Ok(Outgoing { body: splice(message.body(), edits), headers })
     }
@@ -437,6 +446,11 @@ fn resubscribed(request: &Request, result: &Raw, id: &Raw) -> Option<String> {
 
 /// The `resultType` of a result, read without a full parse where it has none.
 fn result_type(result: &Raw) -> Option<String> {
+    // Almost every result is complete: the words that would say otherwise are looked for before anything is parsed.
+    let text = result.as_str();
+    if !text.contains("\"input_required\"") && !text.contains("\"task\"") {
+        return None;
+    }
     Some(Members::parse(result.as_str()).ok()?.string("resultType")?.into_owned())
 }
 

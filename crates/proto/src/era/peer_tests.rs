@@ -36,7 +36,7 @@ fn between_equal_eras_only_id_token_and_name_change() {
     let request = request(Kind::Modern, CALL);
     let outgoing = peer(Kind::Modern).outgoing(&request, Some("s__t"), None, Vec::new()).unwrap();
     assert_eq!(outgoing.body, CALL, "an unshared channel gets the caller's own bytes");
-    assert!(outgoing.headers.contains(&(Cow::Borrowed("mcp-name"), "s__t".to_owned())));
+    assert!(outgoing.headers.contains(&(Cow::Borrowed("mcp-name"), Cow::Borrowed("s__t"))));
 }
 
 #[test]

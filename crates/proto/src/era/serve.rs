@@ -105,9 +105,9 @@ pub fn inbound(body: Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
     let part = |raw: &serde_json::value::RawValue| Raw::part(&body, raw);
     let info =
         meta.get(META_CLIENT).map_or_else(|| Raw::of(&json!({"name": "unknown", "version": "0"})), part);
-    let face = Arc::new(Face::of(info, part(capabilities), LEGACY[0]));
+    let face = Arc::new(Face::of(info, part(capabilities)));
     let wire = Wire { kind: Kind::Modern, version: MODERN };
-    let request = Request::read(message.clone(), wire, face).map_err(|malformed| unreadable(&malformed))?;
+    let request = Request::of(message.clone(), &members, Some(&meta), wire, face);
     let subject = request.subject().filter(|_| has_subject(request.method()));
     for (header, found, wanted) in [
         ("Mcp-Method", head.method, Some(request.method())),
@@ -183,8 +183,8 @@ pub fn initialize(message: &Message) -> Result<(Wire, Face), Refusal> {
     let face = params.as_ref().and_then(Face::of_initialize).ok_or_else(|| {
         refusal(400, message, INVALID_PARAMS, "`initialize` needs `params.protocolVersion`", None)
     })?;
-    let asked =
-        Members::parse(face.initialize.as_str()).ok().and_then(|members| members.string("protocolVersion"));
+    let sent = face.initialize();
+    let asked = Members::parse(&sent).ok().and_then(|members| members.string("protocolVersion"));
     let version = LEGACY.into_iter().find(|known| asked.as_deref() == Some(*known)).unwrap_or(LEGACY[0]);
     Ok((Wire { kind: Kind::Legacy, version }, face))
 }

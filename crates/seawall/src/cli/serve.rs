@@ -96,9 +96,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let upstreams = loaded.config.upstreams.len();
     let daemon = Daemon::start(loaded.config).await?;
-    if let Some(writer) = logging.call_writer() {
-        daemon.gateway.telemetry().write_calls_with(writer);
-    }
+    logging.write_calls(&daemon.gateway);
     tracing::info!(address = %daemon.address, upstreams, "ready: http://{}/mcp", daemon.address);
     tokio::select! {
         () = stop_signal() => {}

@@ -2,11 +2,14 @@
 //! warnings to standard error besides.
 
 use crate::cli::{Exit, Failure, LogFormat};
-use seawall_core::telemetry::CallWriter;
+use seawall_core::{Gateway, life::Task};
 use std::{
     io::{IsTerminal, Write},
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+use tokio::time::sleep;
 use tracing_appender::{
     non_blocking::{NonBlocking, WorkerGuard},
     rolling::{RollingFileAppender, Rotation},
@@ -20,24 +23,59 @@ const KEPT: usize = 7;
 /// Records that may wait to be written; beyond that they are dropped rather than waited for.
 const QUEUE: usize = 16 * 1024;
 
+/// How often the records of calls are written.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// Bytes of records that may wait to be written; beyond that they are dropped.
+const WAITING: usize = 8 * 1024 * 1024;
+
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Keeps the writers going; dropped, what is queued is written.
 #[derive(Debug)]
 pub(crate) struct Logging {
-    _guards: Vec<WorkerGuard>,
     /// Where lines of JSON go, if they go anywhere.
     lines: Option<NonBlocking>,
+    /// Records of calls that are not written yet.
+    waiting: Arc<Mutex<Vec<u8>>>,
+    _guards: Vec<WorkerGuard>,
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some(writer) = &mut self.lines {
+            write_waiting(&self.waiting, writer);
+        }
+    }
+}
+
+fn write_waiting(waiting: &Mutex<Vec<u8>>, writer: &mut NonBlocking) {
+    let lines = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    if !lines.is_empty() {
+        // Over the queue's bound they are dropped rather than waited for.
+        let _ = writer.write_all(&lines);
+    }
 }
 
 impl Logging {
-    /// Takes the records of calls as lines of JSON, where that is the format.
-    pub(crate) fn call_writer(&self) -> Option<CallWriter> {
-        let writer = self.lines.clone()?;
-        Some(Box::new(move |line| {
-            // Over the queue's bound a record is dropped rather than waited for.
-            let _ = writer.clone().write_all(line);
-        }))
+    /// Takes the records of calls as lines of JSON, where that is the format. They are written together every
+    /// [`TOGETHER`]: one by one, the system calls would cost as much as the calls they tell of.
+    pub(crate) fn write_calls(&self, gateway: &Gateway) {
+        let Some(mut writer) = self.lines.clone() else { return };
+        let waiting = Arc::clone(&self.waiting);
+        let lines = Arc::clone(&waiting);
+        gateway.telemetry().write_calls_with(Box::new(move |line| {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            if lines.len() < WAITING {
+                lines.extend_from_slice(line);
+            }
+        }));
+        // What is told of while the daemon drains is written when logging ends.
+        gateway.life().spawn(Task::Housekeeping, async move {
+            loop {
+                sleep(TOGETHER).await;
+                write_waiting(&waiting, &mut writer);
+            }
+        });
     }
 }
 
@@ -68,7 +106,7 @@ pub(crate) async fn start(format: Option<LogFormat>, state: &Path) -> Result<Log
         }
     }
     tracing_subscriber::registry().with(layers).with(filter()).init();
-    Ok(Logging { _guards: guards, lines })
+    Ok(Logging { lines, waiting: Arc::default(), _guards: guards })
 }
 
 /// Starts logging to the file only, for a command whose terminal shows something else.
@@ -79,7 +117,7 @@ pub(crate) async fn quiet(state: &Path) -> Result<Logging, Failure> {
     let mut guards = Vec::new();
     let (layer, writer) = file(state, &mut guards).await?;
     tracing_subscriber::registry().with(vec![layer]).with(filter()).init();
-    Ok(Logging { _guards: guards, lines: Some(writer) })
+    Ok(Logging { lines: Some(writer), waiting: Arc::default(), _guards: guards })
 }
 
 fn filter() -> EnvFilter {
