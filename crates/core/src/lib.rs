@@ -201,12 +201,12 @@ impl Gateway {
     /// tasks did not end by themselves.
     pub async fn end(&self, grace: Duration) -> usize {
         self.life.drain();
-        for conversation in self.conversations.all() {
-            self.conversations.end(&conversation.id);
-        }
         let waited = tokio::time::Instant::now();
         while !self.admission.rows().is_empty() && waited.elapsed() < grace {
             sleep(Duration::from_millis(10)).await;
+        }
+        for conversation in self.conversations.all() {
+            self.conversations.end(&conversation.id);
         }
         for upstream in self.upstreams() {
             upstream.restart("Seawall is stopping");

@@ -28,24 +28,40 @@ pub enum Task {
     Stream,
     /// One connection of a client. At shutdown it ends after the answer under way.
     Connection,
+    /// Accepts connections. While the daemon drains it still does, so that whoever comes is told; it ends when the
+    /// last of the work has.
+    Listener,
     /// Housekeeping that lives as long as the daemon; shutdown ends it at once.
     Housekeeping,
 }
 
 impl Task {
-    /// Whether the task may go on while the daemon drains.
-    fn drains(self) -> bool {
+    /// When the task is dropped, if it has not ended by then.
+    fn ends(self) -> Phase {
         match self {
-            Self::Attempt | Self::Send | Self::Stream | Self::Connection | Self::Instance => true,
-            Self::Opening | Self::Follow | Self::Housekeeping => false,
+            Self::Opening | Self::Follow | Self::Housekeeping => Phase::Draining,
+            Self::Listener => Phase::Closing,
+            Self::Attempt | Self::Send | Self::Stream | Self::Connection | Self::Instance => Phase::Ended,
         }
     }
+}
+
+/// The steps of a shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No new work.
+    Draining,
+    /// No work is left, or its grace is over.
+    Closing,
+    /// Whatever is left is dropped.
+    Ended,
 }
 
 /// Spawns tasks and ends them in order.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     draining: CancellationToken,
+    closing: CancellationToken,
     ended: CancellationToken,
     tasks: TaskTracker,
 }
@@ -54,7 +70,11 @@ impl Life {
     /// Runs `work` as a task of its own. Work that does not drain is dropped when draining begins; all of it is
     /// dropped when the grace is over.
     pub fn spawn(&self, task: Task, work: impl Future<Output = ()> + Send + 'static) {
-        let end = if task.drains() { self.ended.clone() } else { self.draining.clone() };
+        let end = match task.ends() {
+            Phase::Draining => self.draining.clone(),
+            Phase::Closing => self.closing.clone(),
+            Phase::Ended => self.ended.clone(),
+        };
         // Boxed where it is made: each wrapper around it would move it once more.
         let work = Box::pin(work);
         let work = async move {
@@ -88,6 +108,7 @@ impl Life {
     /// Waits at most `grace` for what still runs, then drops it. Returns how many tasks were dropped.
     pub async fn end(&self, grace: Duration) -> usize {
         self.draining.cancel();
+        self.closing.cancel();
         self.tasks.close();
         let _ = timeout(grace, self.tasks.wait()).await;
         let left = self.tasks.len();

@@ -44,7 +44,7 @@ impl Request {
             Some(meta) => Some(Members::parse(meta.get())?),
             None => None,
         };
-        Ok(Self::of(message.clone(), &params, meta.as_ref(), wire, face))
+        Ok(Self::of(message, &params, meta.as_ref(), wire, face))
     }
 
     /// A request whose parameters and `_meta` are read already; both were borrowed from the message.

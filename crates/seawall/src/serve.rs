@@ -48,7 +48,7 @@ impl Front {
 pub(crate) fn accept(listener: TcpListener, front: Arc<Front>) {
     let life = front.gateway.life().clone();
     let router = router(Arc::clone(&front));
-    life.clone().spawn(Task::Housekeeping, async move {
+    life.clone().spawn(Task::Listener, async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -67,13 +67,15 @@ pub(crate) fn accept(listener: TcpListener, front: Arc<Front>) {
 async fn connection(stream: TcpStream, router: Router, front: Arc<Front>) {
     // Header and chunk leave in two writes; without this the second waits for an acknowledgement.
     let _ = stream.set_nodelay(true);
+    let late = front.gateway.life().is_draining();
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).half_close(false);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).half_close(false).keep_alive(!late);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,
-        () = front.gateway.life().draining() => {
+        // Who comes while the daemon drains gets one answer, which says so.
+        () = front.gateway.life().draining(), if !late => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

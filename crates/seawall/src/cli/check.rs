@@ -16,7 +16,15 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    let loaded = sources::load(&arguments.config).await?;
+    let loaded = match sources::load(&arguments.config).await {
+        Err(failure) if arguments.json => {
+            let faults: Vec<&str> = failure.message.lines().skip(1).collect();
+            let faults = if faults.is_empty() { vec![failure.message.as_str()] } else { faults };
+            say!("{}", json!({"faults": faults}));
+            return Ok(failure.exit);
+        }
+        loaded => loaded?,
+    };
     let config = &loaded.config;
     if arguments.json {
         let servers: Vec<_> = config

@@ -12,7 +12,7 @@ use seawall_core::{
 use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
 
@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     /// Drains and ends; a second signal ends at once.
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self, signals: &mut Signals) {
         self.state.withdraw();
         let grace = self.gateway.config().grace;
         let ending = self.gateway.end(grace);
@@ -70,25 +70,48 @@ impl Daemon {
                     tracing::warn!(left, "some tasks did not end within the grace");
                 }
             }
-            () = stop_signal() => tracing::warn!("told to stop a second time: ending at once"),
+            () = signals.stop() => tracing::warn!("told to stop a second time: ending at once"),
         }
     }
 }
 
-/// Completes at SIGTERM or SIGINT.
-pub(super) async fn stop_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals a daemon listens to, from before it does anything else.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Failed, format!("signals cannot be listened to: {error}"))
+            })
+        };
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hang_up: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// Completes at SIGTERM or SIGINT. Cancel-safe.
+    pub(crate) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
     let loaded = sources::load(&arguments.config).await?;
     let logging = serve::log::start(arguments.log_format, &loaded.config.state).await?;
     for note in &loaded.notes {
@@ -98,24 +121,25 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let daemon = Daemon::start(loaded.config).await?;
     logging.write_calls(&daemon.gateway);
     tracing::info!(address = %daemon.address, upstreams, "ready: http://{}/mcp", daemon.address);
-    tokio::select! {
-        () = stop_signal() => {}
-        () = keep_up(&daemon, &arguments.config, loaded.files) => {}
-    }
+    keep_up(&daemon, &arguments.config, loaded.files, &mut signals).await;
     tracing::info!("stopping");
-    daemon.end().await;
+    daemon.end(&mut signals).await;
     Ok(Exit::Done)
 }
 
-/// Takes a new configuration when its files change or at SIGHUP: whole, or not at all.
-async fn keep_up(daemon: &Daemon, arguments: &ConfigArguments, mut files: Vec<PathBuf>) {
-    let Ok(mut hang_up) = signal(SignalKind::hangup()) else {
-        return std::future::pending().await;
-    };
+/// Takes a new configuration when its files change or at SIGHUP, whole or not at all, until told to stop.
+async fn keep_up(
+    daemon: &Daemon,
+    arguments: &ConfigArguments,
+    mut files: Vec<PathBuf>,
+    signals: &mut Signals,
+) {
     let mut seen = stamps(&files).await;
     loop {
         tokio::select! {
-            _ = hang_up.recv() => {}
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hang_up.recv() => {}
             () = sleep(LOOK) => {
                 let now = stamps(&files).await;
                 if now == seen {

@@ -4,7 +4,7 @@ use super::{
     Exit, Failure,
     call::progress,
     daemon::DaemonClient,
-    serve::{Daemon, stop_signal},
+    serve::{Daemon, Signals},
     sources::state_directory,
 };
 use crate::serve::log;
@@ -34,6 +34,7 @@ struct Stop {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
     let config = configuration().await?;
     let _logging = log::quiet(&config.state).await?;
     let daemon = Daemon::start(config).await?;
@@ -60,9 +61,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     if !arguments.exit {
         say!("It stays up. Point a client at http://{}/mcp; Ctrl-C ends it.", daemon.address);
-        stop_signal().await;
+        signals.stop().await;
     }
-    daemon.end().await;
+    daemon.end(&mut signals).await;
     Ok(Exit::Done)
 }
 

@@ -179,6 +179,7 @@ async fn pump(
         let event = match next.take() {
             Some(event) => event,
             None => tokio::select! {
+                biased;
                 event = answer.next() => event,
                 () = stream.abandoned(RESUME_WINDOW) => break,
                 () = conversation.ended() => break,
