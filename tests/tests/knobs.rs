@@ -367,7 +367,10 @@ async fn what_is_known_of_effects_decides_how_a_lost_call_is_told() {
     ] {
         let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
         let daemon = Daemon::start(it.table()).await;
-        let call = Client::modern(&daemon.url("/mcp"), None).start_call(&format!("it__{tool}"), "{}");
+        let client = Client::modern(&daemon.url("/mcp"), None);
+        // Hints are known once the tools are.
+        client.list().await;
+        let call = client.start_call(&format!("it__{tool}"), "{}");
         it.record().until_called(tool).await;
         daemon.restart("it").await;
         assert_eq!(call.answer().await.code(), code, "{tool} with {keys:?}");

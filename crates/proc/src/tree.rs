@@ -171,18 +171,19 @@ impl Family {
     pub(crate) fn signal(&self, living: &[Entry], signal: Signal) {
         // What is gone, or has become another user's, cannot be signalled; the next look tells.
         let _ = kill_process_group(self.root, signal);
-        for entry in living.iter().filter(|entry| entry.group != number(self.root)) {
-            signal_exactly(entry, signal);
+        for entry in living {
+            signal_outside(number(self.root), entry, signal);
         }
     }
 }
 
-/// Signals this process, or nobody if its number has gone to another.
-fn signal_exactly(entry: &Entry, signal: Signal) {
+/// Signals this process, unless it is in the group, which was signalled before; or nobody if its number has gone to
+/// another. Whether it is in the group is asked now: it may have left after it was looked at.
+fn signal_outside(group: u32, entry: &Entry, signal: Signal) {
     let Some(pid) = Pid::from_raw(entry.pid.cast_signed()) else { return };
     let descriptor = pidfd_open(pid, PidfdFlags::empty());
     // Asked after opening: the descriptor then names this process, whatever becomes of the number.
-    if start_time(entry.pid) != Some(entry.started) {
+    if read_entry(entry.pid).is_none_or(|now| now.started != entry.started || now.group == group) {
         return;
     }
     let _ = match descriptor {

@@ -218,7 +218,11 @@ async fn a_child_starts_clean() {
     let arguments = ["-E", "^Sig(Blk|Ign):", "/proc/self/status"];
     let mut child = spawn(&command("grep", &arguments)).expect("grep starts");
     for name in ["SigBlk", "SigIgn"] {
-        assert_eq!(line(&mut child.stdout).await, format!("{name}:\t0000000000000000"));
+        let line = line(&mut child.stdout).await;
+        let mask = line.strip_prefix(&format!("{name}:\t")).expect("one line for each");
+        let mask = u64::from_str_radix(mask, 16).expect("a mask in hex");
+        // The C library keeps signals from 32 on for itself.
+        assert_eq!(mask & 0x7fff_ffff, 0, "{line}");
     }
 
     let mut rooted = command("pwd", &[]);

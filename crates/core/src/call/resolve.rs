@@ -57,11 +57,13 @@ impl Gateway {
         let config = upstream.config();
         let listens = serve::listens(request);
         let lists = request.method().ends_with("/list");
+        // What is configured of a tool holds also before its upstream has listed it.
+        let configured = subject.as_ref().filter(|_| is_call).and_then(|name| config.tools.get(&**name));
         let timeout = match &tool {
             Some(tool) => tool.timeout,
             None if listens => LISTENING,
             None if lists => config.list_timeout,
-            None => config.timeout,
+            None => configured.and_then(|tool| tool.timeout).unwrap_or(config.timeout),
         };
         let wanted = Wanted::by(call).for_one_call(&upstream);
         Ok(Target { tool, subject, timeout, control: lists || listens, wanted, upstream })
@@ -146,11 +148,11 @@ impl Target {
 
     /// What the call may change.
     pub(super) fn effects(&self, request: &Request) -> Effects {
+        let configured = || self.upstream.config().tools.get(&**self.subject.as_ref()?)?.effects;
         match &self.tool {
             Some(tool) => tool.effects,
-            None if request.method() == "tools/call" || request.method().starts_with("tasks/") => {
-                Effects::Writes
-            }
+            None if request.method() == "tools/call" => configured().unwrap_or(Effects::Writes),
+            None if request.method().starts_with("tasks/") => Effects::Writes,
             None => Effects::None,
         }
     }
