@@ -9,17 +9,23 @@ mod stream;
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Request, State},
+    http::Request,
     response::Response,
-    routing::{any, get, post},
+    routing::{get, post},
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use seawall_core::{Gateway, call::Endpoint, life::Task};
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
@@ -70,7 +76,8 @@ async fn connection(stream: TcpStream, router: Router, front: Arc<Front>) {
     let late = front.gateway.life().is_draining();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).half_close(false).keep_alive(!late);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let service = Doors { router: TowerToHyperService::new(router), front: Arc::clone(&front) };
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,
@@ -85,10 +92,45 @@ async fn connection(stream: TcpStream, router: Router, front: Arc<Front>) {
     }
 }
 
+/// Where a request goes: MCP straight to its endpoint, everything else through the router.
+struct Doors {
+    router: TowerToHyperService<Router>,
+    front: Arc<Front>,
+}
+
+type Answered = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Service<Request<Incoming>> for Doors {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answered;
+
+    fn call(&self, request: Request<Incoming>) -> Answered {
+        let path = request.uri().path();
+        let endpoint = match path.strip_prefix("/mcp") {
+            Some("") => Some(Endpoint::All),
+            Some(rest) => {
+                rest.strip_prefix('/').filter(|name| is_name(name)).map(|name| Endpoint::One(name.into()))
+            }
+            None => None,
+        };
+        match endpoint {
+            Some(endpoint) => {
+                let front = Arc::clone(&self.front);
+                Box::pin(async move { Ok(mcp::handle(&front, endpoint, request.map(Body::new)).await) })
+            }
+            None => Box::pin(self.router.call(request)),
+        }
+    }
+}
+
+/// Whether a part of a path can be a server's name; those need no decoding.
+fn is_name(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
 fn router(front: Arc<Front>) -> Router {
     Router::new()
-        .route("/mcp", any(all))
-        .route("/mcp/{upstream}", any(one))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
@@ -97,17 +139,4 @@ fn router(front: Arc<Front>) -> Router {
         .route("/api/v1/upstreams/{name}/restart", post(admin::restart))
         .fallback(admin::nothing_here)
         .with_state(front)
-}
-
-async fn all(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
-    // Boxed where it is made: the router moves what it is given several times.
-    Box::pin(mcp::handle(&front, Endpoint::All, request)).await
-}
-
-async fn one(
-    State(front): State<Arc<Front>>,
-    Path(upstream): Path<String>,
-    request: Request,
-) -> Response<Body> {
-    Box::pin(mcp::handle(&front, Endpoint::One(upstream.into()), request)).await
 }

@@ -347,7 +347,8 @@ impl State {
     fn release(&mut self, scope: &Scope, upstream: &Arc<str>) {
         if let Some(count) = self.scopes.get_mut(scope) {
             count.remove(upstream);
-            if count.used == 0 {
+            // Callers and conversations come and go; the total and the configured upstreams stay.
+            if count.used == 0 && matches!(scope, Scope::Caller(_) | Scope::Conversation(_)) {
                 self.scopes.remove(scope);
             }
         }
