@@ -160,3 +160,21 @@ async fn beyond_loopback_nothing_starts_without_callers() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("callers"), "it does not say what is missing: {said}");
 }
+
+#[tokio::test]
+async fn whoever_may_not_use_every_tool_may_not_touch_the_servers_of_others() {
+    let other = Upstream::start(Transport::Stdio, "other", &[], "").await;
+    let daemon =
+        Daemon::start(&(callers() + &caller("all", "all-token", &["*"]) + &well() + other.table())).await;
+    for (token, allowed) in [(NARROW, false), (BROAD, false), ("all-token", true)] {
+        let bearer = format!("Bearer {token}");
+        let headers = [&JSON[..], &[("authorization", bearer.as_str())]].concat();
+        let restart = send(&daemon.url("/api/v1/upstreams/well/restart"), "POST", &headers, "{}").await;
+        assert_eq!(restart.status, if allowed { 200 } else { 403 }, "{token}: {restart:?}");
+        let logs = send(&daemon.url("/api/v1/upstreams/well/logs"), "GET", &headers, "").await;
+        assert_eq!(logs.status, if allowed { 200 } else { 403 }, "{token}: {logs:?}");
+        // An endpoint none of whose tools a caller may use does not exist for it, prompts and resources included.
+        let elsewhere = send(&daemon.url("/mcp/other"), "POST", &headers, INITIALIZE).await;
+        assert_eq!(elsewhere.status, if allowed { 200 } else { 404 }, "{token}: {elsewhere:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! The call path, as one page.
 //!
-//! [`Gateway::call`] is what one caller's request goes through; [`Gateway::run`] is the work that is done for it, on
+//! [`Gateway::call`] is what one caller's request goes through; `run` is the work that is done for it, on
 //! a task of its own. What ends a call, when, and who is told, is in `docs/design/call-path.md`.
 
 pub mod admit;
