@@ -138,6 +138,8 @@ async fn a_late_answer_is_dropped(era: Era, transport: Transport) {
 #[tokio::test]
 async fn arguments_that_do_not_fit_are_refused_with_the_field_named_before_anything_is_sent() {
     let scene = Scene::start(Era::Legacy, Transport::Stdio, KEYS).await;
+    // The schema is known once the tools are.
+    scene.client.list().await;
     for arguments in ["{}", r#"{"text":5}"#] {
         let answer = scene.client.call("it__echo", arguments).await;
         assert!(answer.complaint().starts_with("INVALID_ARGUMENTS"), "{arguments}: {answer:#?}");

@@ -57,6 +57,10 @@ ON CONFLICT (namespace, key) DO UPDATE SET
     owner = excluded.owner, version = 1, bytes = excluded.bytes, expires = excluded.expires
 WHERE record.expires <= ?6 RETURNING version";
 
+/// How often, and how long apart, the switch to a write-ahead log is tried while another process makes it.
+const SWITCH_TRIES: u32 = 200;
+const SWITCH_PAUSE: Duration = Duration::from_millis(10);
+
 const PUT_IF_VERSION: &str = "
 UPDATE record SET owner = ?3, version = version + 1, bytes = ?4, expires = ?5
 WHERE namespace = ?1 AND key = ?2 AND (expires IS NULL OR expires > ?6) AND version = ?7 RETURNING version";
@@ -318,9 +322,20 @@ async fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<u32,
     }
 }
 
+/// Switches the file to a write-ahead log, once for its life. SQLite does not wait for a lock here, busy timeout or
+/// not, because two that switch at once would wait for each other; so whoever finds it locked comes again shortly.
 async fn use_write_ahead_log(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let query = sqlx::query_scalar::<Sqlite, String>("PRAGMA journal_mode = WAL");
-    let mode = query.fetch_all(connection).await.map_err(|error| fault(&error, path))?;
+    let mut tries = 0;
+    let mode = loop {
+        let query = sqlx::query_scalar::<Sqlite, String>("PRAGMA journal_mode = WAL");
+        match query.fetch_all(&mut *connection).await.map_err(|error| fault(&error, path)) {
+            Err(StoreError::Busy { .. }) if tries < SWITCH_TRIES => {
+                tries += 1;
+                tokio::time::sleep(SWITCH_PAUSE).await;
+            }
+            switched => break switched?,
+        }
+    };
     if mode.first().is_some_and(|mode| mode == "wal") {
         return Ok(());
     }
