@@ -167,3 +167,18 @@ async fn last_event_of(call: &Call) -> String {
     eventually("an event with an id", SOON, async || call.last_event_id().is_some()).await;
     call.last_event_id().expect("the condition held")
 }
+
+#[tokio::test]
+async fn a_named_conversation_expires_and_the_daemons_own_listening_does_not() {
+    let it = Upstream::start(Transport::LegacyHttp, "it", &[], "").await;
+    let daemon = Daemon::start(&format!("[limits]\nsession_idle = \"300ms\"\n{}", it.table())).await;
+    let client = Client::modern(&daemon.url("/mcp"), None).in_conversation("named");
+    client.list().await;
+    client.call("it__echo", r#"{"text":"x"}"#).await.said();
+
+    let ended = |entry: &Value| entry["event"] == "session_deleted";
+    it.record().until("the named conversation's session is ended", ended).await;
+    let instances = daemon.status().await["upstreams"][0]["instances"].clone();
+    let keys: Vec<_> = instances.as_array().into_iter().flatten().map(|instance| &instance["key"]).collect();
+    assert_eq!(keys, ["conversation seawall"], "what hears of changed tools has to stay");
+}

@@ -251,7 +251,10 @@ impl Gateway {
                     this.end_instances(&expired.id);
                 }
                 for upstream in this.upstreams() {
-                    upstream.expire(idle, |conversation| this.conversations.find(conversation).is_some());
+                    // Seawall's own listens for changes of the tools as long as the daemon runs.
+                    upstream.expire(idle, |conversation| {
+                        conversation == list::OWN || this.conversations.find(conversation).is_some()
+                    });
                 }
             }
         });

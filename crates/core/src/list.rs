@@ -17,6 +17,8 @@ use seawall_proto::{
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+/// The conversation of Seawall's own calls; no caller can name it, for theirs have a `/` or are random.
+pub(crate) const OWN: &str = "seawall";
 /// How long a list waits for upstreams that have never been listed.
 const FIRST_LIST: Duration = Duration::from_secs(5);
 /// How long a list that is known waits for a fresh one.
@@ -319,7 +321,7 @@ impl Gateway {
     fn own_call(&self, upstream: &Arc<str>) -> Call {
         Call {
             caller: Arc::clone(&self.own),
-            conversation: Some(Arc::from("seawall")),
+            conversation: Some(Arc::from(OWN)),
             endpoint: Endpoint::One(Arc::clone(upstream)),
             request: Request::own("tools/list", &json!({}), Wire::own(), Face::own()),
             limit: None,
