@@ -118,8 +118,11 @@ impl Process {
         status.map(|status| status.code().unwrap_or(-1))
     }
 
-    /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> i32 {
+    /// Waits for its end; gives its exit code, -1 where a signal ended it.
+    ///
+    /// # Panics
+    /// When it does not end soon.
+    pub async fn ended(&mut self) -> i32 {
         let mut code = None;
         let what = format!("the end of {}", self.name);
         eventually(&what, PATIENCE, async || {

@@ -173,8 +173,10 @@ impl Scene {
         instances.iter().filter_map(|instance| instance["pid"].as_u64()).map(pid).collect()
     }
 
-    /// Starts the remote server anew where it was before.
+    /// Starts the killed remote server anew where it was before. A dying process still takes connections, so
+    /// it has to be gone first.
     async fn restart_remote(&mut self) {
+        self.remote.ended().await;
         self.remote = start_remote(&self.provision, self.remote_at, self.directory.path()).await;
     }
 
