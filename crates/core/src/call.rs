@@ -45,7 +45,7 @@ pub struct Call {
     /// Which upstreams it can reach.
     pub endpoint: Endpoint,
     /// What is asked.
-    pub request: Request,
+    pub request: Arc<Request>,
     /// How long its caller waits, when that is limited.
     pub limit: Option<Duration>,
     /// Whether the conversation's own messages have somebody to go to.
@@ -55,12 +55,12 @@ pub struct Call {
 /// Whether anybody still wants a call's end. It only ever falls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interest {
-    /// Its caller waits.
-    Wanted,
-    /// Its caller has gone without a word.
-    Left,
     /// Its caller took it back.
     Cancelled,
+    /// Its caller has gone without a word.
+    Left,
+    /// Its caller waits.
+    Wanted,
 }
 
 /// The answer to a call: events, the last of which is its end. Dropped before that, it takes its caller's interest
@@ -95,7 +95,7 @@ impl Gateway {
             attempt.end(end);
             // The caller has its answer; what is left is to see the upstream through.
             attempt.over().await;
-            target.release(&call);
+            target.release();
         });
         answer
     }

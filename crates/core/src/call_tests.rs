@@ -59,7 +59,7 @@ fn call_by(tool: &str, (wire, face): (Wire, Arc<Face>)) -> Call {
         caller: Arc::new(Caller::unlimited("c")),
         conversation: None,
         endpoint: Endpoint::One("s".into()),
-        request,
+        request: Arc::new(request),
         limit: None,
         followed: false,
     }

@@ -106,6 +106,7 @@ impl Gateway {
             let params = cursor.take().map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));
             let wire = *template.request.wire();
             let request = Request::own("tools/list", &params, wire, Arc::clone(template.request.face()));
+            let request = Arc::new(request);
             let reply = match budget.bound(self.whole(Call { request, ..template.clone() })).await {
                 Ok(listed) => listed?.reply,
                 Err(_) => break,
@@ -323,7 +324,7 @@ impl Gateway {
             caller: Arc::clone(&self.own),
             conversation: Some(Arc::from(OWN)),
             endpoint: Endpoint::One(Arc::clone(upstream)),
-            request: Request::own("tools/list", &json!({}), Wire::own(), Face::own()),
+            request: Arc::new(Request::own("tools/list", &json!({}), Wire::own(), Face::own())),
             limit: None,
             followed: false,
         }
@@ -339,12 +340,12 @@ impl Gateway {
             caller: Arc::clone(&self.own),
             conversation: Some(Arc::clone(&conversation.id)),
             endpoint: Endpoint::One(Arc::clone(upstream)),
-            request: Request::own(
+            request: Arc::new(Request::own(
                 "tools/list",
                 &json!({}),
                 conversation.wire,
                 Arc::clone(&conversation.face),
-            ),
+            )),
             limit: None,
             followed: conversation.is_followed(),
         }

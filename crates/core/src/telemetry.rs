@@ -1,6 +1,7 @@
 //! What the daemon tells about itself: one record per call, and counters.
 
 use crate::call::journal::Journal;
+use jiff::fmt::temporal::DateTimePrinter;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -16,6 +17,9 @@ use std::{
 
 /// Upper bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0];
+
+/// Writes points in time as the other records of the log have them.
+const TIMESTAMP: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ToolLabel {
@@ -64,6 +68,8 @@ pub struct Telemetry {
     instances: Family<UpstreamLabel, Gauge>,
     dropped: Counter,
     by_tool: RwLock<ByTool>,
+    /// Stands for every tool the catalogue does not have: names that callers make up are not counted by name.
+    unknown: Arc<str>,
     calls_to: OnceLock<CallWriter>,
 }
 
@@ -119,6 +125,7 @@ impl Default for Telemetry {
             instances,
             dropped,
             by_tool,
+            unknown: Arc::from(""),
             calls_to,
         }
     }
@@ -129,7 +136,7 @@ struct Record<'a> {
     journal: &'a Journal,
     outcome: &'static str,
     fault: Option<&'a Fault>,
-    elapsed_ms: f64,
+    elapsed: Duration,
 }
 
 impl<'a> Record<'a> {
@@ -143,7 +150,7 @@ impl<'a> Record<'a> {
             },
             Err(fault) => (fault.code.code(), Some(fault)),
         };
-        Self { journal, outcome: word, fault, elapsed_ms: elapsed.as_secs_f64() * 1000.0 }
+        Self { journal, outcome: word, fault, elapsed }
     }
 
     fn level(&self) -> &'static str {
@@ -154,36 +161,39 @@ impl<'a> Record<'a> {
     fn line(&self) -> Vec<u8> {
         let journal = self.journal;
         let mut line = Vec::with_capacity(320);
+        line.extend_from_slice(br#"{"timestamp":""#);
         // Writing to memory does not fail.
-        let _ = write!(
-            line,
-            r#"{{"timestamp":"{:.6}","level":"{}","message":"call""#,
-            jiff::Timestamp::now(),
-            self.level()
-        );
+        let _ = TIMESTAMP.print_timestamp(&jiff::Timestamp::now(), &mut line);
+        line.push(b'"');
         let mut text = |name: &str, value: &str| {
-            let _ = write!(line, r#","{name}":"#);
+            line.extend_from_slice(b",\"");
+            line.extend_from_slice(name.as_bytes());
+            line.extend_from_slice(b"\":");
             let _ = serde_json::to_writer(&mut line, value);
         };
+        text("level", self.level());
+        text("message", "call");
         text("caller", &journal.caller);
         text("upstream", &journal.upstream);
         text("tool", &journal.tool);
-        text("request", &journal.method);
+        text("request", journal.request.method());
         text("outcome", self.outcome);
         if let Some(fault) = self.fault {
             text("stage", fault.stage.name());
             text("reason", &fault.message);
             let _ = write!(line, r#","may_have_run":{}"#, fault.may_have_run);
         }
-        let _ = writeln!(line, r#","elapsed_ms":{:.3},"target":"seawall::call"}}"#, self.elapsed_ms);
+        let micros = self.elapsed.as_micros();
+        let (ms, part) = (micros / 1000, micros % 1000);
+        let _ = writeln!(line, r#","elapsed_ms":{ms}.{part:03},"target":"seawall::call"}}"#);
         line
     }
 
     fn trace(&self) {
         let journal = self.journal;
         let (caller, upstream, tool, request) =
-            (&*journal.caller, &*journal.upstream, &*journal.tool, &*journal.method);
-        let (outcome, elapsed_ms) = (self.outcome, self.elapsed_ms);
+            (&*journal.caller, &*journal.upstream, &*journal.tool, journal.request.method());
+        let (outcome, elapsed_ms) = (self.outcome, self.elapsed.as_secs_f64() * 1000.0);
         match self.fault {
             None => {
                 tracing::info!(target: "seawall::call", caller, upstream, tool, request, outcome, elapsed_ms, "call");
@@ -208,10 +218,9 @@ impl Telemetry {
         let _ = self.calls_to.set(write);
     }
 
-    /// Writes the one record of a call and counts it. `known` says whether the tool is one the catalogue has:
-    /// names that callers make up are not counted by name.
-    pub fn call_ended(&self, journal: &Journal, known: bool, outcome: &Result<Reply, Fault>) {
-        let tool = if known { &journal.tool } else { &journal.unknown };
+    /// Writes the one record of a call and counts it.
+    pub fn call_ended(&self, journal: &Journal, outcome: &Result<Reply, Fault>) {
+        let tool = if journal.known { &journal.tool } else { &self.unknown };
         let counters = self.counters(&journal.upstream, tool);
         let elapsed = journal.elapsed();
         counters.calls.inc();
@@ -283,13 +292,17 @@ impl Telemetry {
 mod tests {
     use super::*;
     use crate::time::Clock;
-    use seawall_proto::Stage;
+    use seawall_proto::{
+        Request, Stage,
+        era::{Face, Wire},
+    };
 
     #[test]
     fn a_record_is_one_line_of_json_whatever_is_in_it() {
         let clock = Clock::new(Duration::from_secs(1), Duration::ZERO);
         let name = |text: &str| Arc::from(text);
-        let journal = Journal::new(name("c\"aller"), name("u"), name("t\n"), name("tools/call"), true, clock);
+        let request = Request::own("tools/call", &serde_json::json!({}), Wire::own(), Face::own());
+        let journal = Journal::new(name("c\"aller"), name("u"), name("t\n"), Arc::new(request), true, clock);
         let fault = Fault::new(Code::Timeout, Stage::Answer, "no\nanswer");
         let line = Record::new(&journal, &Err(fault), Duration::from_millis(5)).line();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

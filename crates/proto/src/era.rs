@@ -150,7 +150,7 @@ impl Face {
     /// The face with which an instance shared between callers is opened: theirs by name, without capabilities.
     #[must_use]
     pub fn without_capabilities(&self) -> Arc<Self> {
-        Arc::new(Self { initialize: None, info: self.info.clone(), capabilities: Raw::of(&json!({})) })
+        Arc::new(Self::of(self.info.clone(), Raw::of(&json!({}))))
     }
 
     pub(crate) fn of(info: Raw, capabilities: Raw) -> Self {
@@ -174,8 +174,7 @@ impl Face {
     pub fn of_initialize(params: &Raw) -> Option<Self> {
         let members = Members::parse(params.as_str()).ok()?;
         members.string("protocolVersion")?;
-        let part =
-            |name: &str| members.get(name).and_then(|value| Raw::parse(value.get().to_owned().into()).ok());
+        let part = |name: &str| members.get(name).and_then(|value| Raw::parse(value.to_owned().into()).ok());
         let info = part("clientInfo").unwrap_or_else(|| Raw::of(&json!({"name": "unknown", "version": "0"})));
         let capabilities = part("capabilities").unwrap_or_else(|| Raw::of(&json!({})));
         Some(Self { initialize: Some(params.clone()), info, capabilities })

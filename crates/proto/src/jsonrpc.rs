@@ -5,8 +5,7 @@
 //! not occur twice in their object: another parser might pick the other one.
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 use smallvec::SmallVec;
 use std::{borrow::Cow, fmt, ops::Range};
 
@@ -39,8 +38,8 @@ pub struct Raw(Bytes);
 
 impl Raw {
     /// A value that was read by a JSON parser as a part of `body`.
-    pub fn part(body: &Bytes, value: &RawValue) -> Self {
-        Self(body.slice_ref(value.get().as_bytes()))
+    pub fn part(body: &Bytes, value: &str) -> Self {
+        Self(body.slice_ref(value.as_bytes()))
     }
 
     /// Parses `text` as one JSON value.
@@ -48,7 +47,7 @@ impl Raw {
     /// # Errors
     /// When it is not one.
     pub fn parse(text: Bytes) -> Result<Self, Malformed> {
-        serde_json::from_slice::<&RawValue>(&text).map_err(|error| Malformed::Syntax(error.to_string()))?;
+        check(&text)?;
         Ok(Self(text))
     }
 
@@ -84,9 +83,20 @@ impl fmt::Debug for Raw {
     }
 }
 
-/// The string a JSON text holds, when it is one.
+/// The string that a part of accepted JSON holds, when it is one.
 fn string(text: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Key<'_>>(text).ok().map(|key| key.0)
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return serde_json::from_str(text).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(inner))
+}
+
+/// Whether a text is one JSON value.
+fn check(text: &[u8]) -> Result<&str, Malformed> {
+    let text = std::str::from_utf8(text).map_err(|error| Malformed::Syntax(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| Malformed::Syntax(error.to_string()))?;
+    Ok(text)
 }
 
 /// Where a part lies in a body, in bytes.
@@ -125,35 +135,40 @@ impl Message {
     ///
     /// # Errors
     /// When the bytes are not one well-formed message within the limits.
+    #[expect(clippy::needless_pass_by_value, reason = "the message keeps its bytes")]
     pub fn parse(body: Bytes) -> Result<Self, Malformed> {
-        check_depth(&body)?;
-        let text = std::str::from_utf8(&body).map_err(|error| Malformed::Syntax(error.to_string()))?;
-        let members = Members::parse(text)?;
-        let at = |name| members.get(name).map(|value| span(&body, value.get()));
+        let members = Parts::find(&body)?.members;
+        Self::of(&body, &members)
+    }
+
+    /// The message whose members were found in `body`.
+    ///
+    /// # Errors
+    /// When they are not those of a message.
+    pub(crate) fn of(body: &Bytes, members: &Members<'_>) -> Result<Self, Malformed> {
+        let at = |name| members.get(name).map(|value| span(body, value));
         let method = match members.get("method") {
             None => None,
-            Some(value) => {
-                Some(string(value.get()).ok_or(Malformed::Shape("`method` is not a string"))?.into())
-            }
+            Some(value) => Some(string(value).ok_or(Malformed::Shape("`method` is not a string"))?.into()),
         };
-        if members.get("jsonrpc").is_none_or(|version| version.get() != "\"2.0\"") {
+        if members.get("jsonrpc").is_none_or(|version| version != "\"2.0\"") {
             return Err(Malformed::Shape("`jsonrpc` is not \"2.0\""));
         }
-        let id = members.get("id").filter(|id| id.get() != "null");
-        if id.is_some_and(|id| !id.get().starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))) {
+        let id = members.get("id").filter(|id| *id != "null");
+        if id.is_some_and(|id| !id.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))) {
             return Err(Malformed::Shape("`id` is neither a string nor a number"));
         }
         let params = members.get("params");
-        if params.is_some_and(|params| !params.get().starts_with('{')) {
+        if params.is_some_and(|params| !params.starts_with('{')) {
             return Err(Malformed::Shape("`params` is not an object"));
         }
         let message = Self {
-            id: id.map(|id| span(&body, id.get())),
+            id: id.map(|id| span(body, id)),
             params: at("params"),
             result: at("result"),
             error: at("error"),
             method,
-            body: Bytes::new(),
+            body: body.clone(),
         };
         let halves = usize::from(message.result.is_some()) + usize::from(message.error.is_some());
         match (&message.method, halves) {
@@ -163,7 +178,7 @@ impl Message {
             (None, 0) => return Err(Malformed::Shape("it has no `method`, `result` or `error`")),
             (None, _) => return Err(Malformed::Shape("it has a `result` and an `error`")),
         }
-        Ok(Self { body, ..message })
+        Ok(message)
     }
 
     /// What the message is.
@@ -213,7 +228,7 @@ impl Message {
     /// The error's code, when it has one.
     pub fn error_code(&self) -> Option<i64> {
         let error = self.error.clone()?;
-        Members::parse(std::str::from_utf8(&self.body[error]).ok()?).ok()?.get("code")?.get().parse().ok()
+        Members::parse(std::str::from_utf8(&self.body[error]).ok()?).ok()?.get("code")?.parse().ok()
     }
 
     /// The same message with another id; every other byte as it came.
@@ -294,8 +309,9 @@ pub(crate) fn splice<'a>(body: &Bytes, edits: impl IntoIterator<Item = (Span, Co
 
 /// Refuses what nests deeper than [`MAX_DEPTH`].
 fn check_depth(body: &[u8]) -> Result<(), Malformed> {
-    // A message with few brackets cannot be deep; counting them is one pass the compiler makes wide.
-    let opening = body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    // A message with few brackets cannot be deep; counting them in bytes is one pass the compiler makes wide.
+    let count = |part: &[u8]| part.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
+    let opening: usize = body.chunks(usize::from(u8::MAX)).map(|part| usize::from(count(part))).sum();
     if opening <= MAX_DEPTH {
         return Ok(());
     }
@@ -318,38 +334,55 @@ fn check_depth(body: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The members of one JSON object in their order, their values unread.
+/// The members of a message, and of those objects in it that say what a request is, found in one pass.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    /// Of the message.
+    pub(crate) members: Members<'a>,
+    /// Of its `params`; none where those are no object.
+    pub(crate) params: Members<'a>,
+    /// Of the `_meta` in them; none where that is no object.
+    pub(crate) meta: Members<'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// # Errors
+    /// When the bytes are not JSON within the limits, or one of the objects has a member twice.
+    pub(crate) fn find(body: &'a [u8]) -> Result<Self, Malformed> {
+        check_depth(body)?;
+        let mut inner = Vec::with_capacity(2);
+        let members = Scan { text: check(body)?, at: 0 }.object(&["params", "_meta"], &mut inner)?;
+        let params = inner.pop().unwrap_or_default();
+        Ok(Self { members, params, meta: inner.pop().unwrap_or_default() })
+    }
+}
+
+/// The members of one JSON object in their order, their values as text.
 #[derive(Debug, Default)]
-pub struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub struct Members<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Members<'a> {
-    /// Reads the members of one object.
+    /// Finds the members of one object. `text` is JSON that a parser has accepted, as every part of a [`Message`]
+    /// and every [`Raw`] is; nothing is checked again, so what is found in other text is without meaning.
     ///
     /// # Errors
-    /// When `text` is not one object, or has a member twice.
+    /// When `text` is not an object, or has a member twice.
     pub fn parse(text: &'a str) -> Result<Self, Malformed> {
-        let members: Self =
-            serde_json::from_str(text).map_err(|error| Malformed::Syntax(error.to_string()))?;
-        for (index, (name, _)) in members.0.iter().enumerate() {
-            if members.0[..index].iter().any(|(earlier, _)| earlier == name) {
-                return Err(Malformed::Twice(name.clone().into_owned()));
-            }
-        }
-        Ok(members)
+        Scan { text, at: 0 }.object(&[], &mut Vec::new())
     }
 
-    /// The value of a member.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    /// The text of a member's value.
+    pub fn get(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// The string of a member.
     pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
-        string(self.get(name)?.get())
+        string(self.get(name)?)
     }
 
     /// The members in their order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), *value))
     }
 
@@ -367,7 +400,7 @@ impl<'a> Members<'a> {
         };
         for (name, value) in self.iter() {
             match edits.iter().find(|(edited, _)| *edited == name) {
-                None => put(name, value.get()),
+                None => put(name, value),
                 Some((_, Some(value))) => put(name, value),
                 Some((_, None)) => {}
             }
@@ -382,48 +415,116 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(6);
-                while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    if members.len() == MAX_MEMBERS {
-                        return Err(serde::de::Error::custom("an object with too many members"));
-                    }
-                    members.push((key.0, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
+/// A place in JSON that a parser has accepted.
+struct Scan<'a> {
+    text: &'a str,
+    at: usize,
 }
 
-/// A string borrowed from the text where it has no escapes.
-struct Key<'a>(Cow<'a, str>);
+impl<'a> Scan<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Key<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
+    /// Moves behind white space and `separator`.
+    fn skip(&mut self, separator: u8) {
+        while self.peek().is_some_and(|byte| byte == separator || byte.is_ascii_whitespace()) {
+            self.at += 1;
+        }
+    }
+
+    /// The members of the object at the place, which moves behind it. Where a member has the first name of `path`
+    /// and is an object, its members go to `inner`, behind those of the member in it that has the next name.
+    fn object(&mut self, path: &[&str], inner: &mut Vec<Members<'a>>) -> Result<Members<'a>, Malformed> {
+        self.skip(b' ');
+        if self.peek() != Some(b'{') {
+            return Err(Malformed::Shape("it is not an object"));
+        }
+        self.at += 1;
+        let mut members: Vec<(Cow<'a, str>, &'a str)> = Vec::with_capacity(6);
+        loop {
+            self.skip(b',');
+            if self.peek() != Some(b'"') {
+                break;
             }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Borrowed(text)))
+            let name = self.name()?;
+            if members.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(Malformed::Twice(name.into_owned()));
             }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
+            if members.len() == MAX_MEMBERS {
+                return Err(Malformed::Shape("an object has too many members"));
+            }
+            self.skip(b':');
+            let start = self.at;
+            match path {
+                [first, rest @ ..] if name == *first && self.peek() == Some(b'{') => {
+                    let found = self.object(rest, inner)?;
+                    inner.push(found);
+                }
+                _ => self.value(),
+            }
+            members.push((name, &self.text[start..self.at]));
+        }
+        self.at = (self.at + 1).min(self.text.len());
+        Ok(Members(members))
+    }
+
+    /// The name of the member at the place, which moves behind it.
+    fn name(&mut self) -> Result<Cow<'a, str>, Malformed> {
+        let start = self.at;
+        let plain = self.string();
+        let text = &self.text[start..self.at];
+        match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            Some(name) if plain => Ok(Cow::Borrowed(name)),
+            _ => string(text).ok_or(Malformed::Shape("the name of a member is no text")),
+        }
+    }
+
+    /// Moves behind the value at the place.
+    fn value(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.string();
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                }
+                b'}' | b']' if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n' if depth == 0 => return,
+                _ => {
+                    self.at += 1;
+                    continue;
+                }
+            }
+            if depth == 0 {
+                return;
             }
         }
-        deserializer.deserialize_str(Text)
+    }
+
+    /// Moves behind the string at the place; says whether it is free of escapes.
+    fn string(&mut self) -> bool {
+        let bytes = self.text.as_bytes();
+        let (mut at, mut plain) = (self.at + 1, true);
+        while let Some(byte) = bytes.get(at) {
+            at += 1;
+            match byte {
+                b'"' => break,
+                b'\\' => {
+                    plain = false;
+                    at += 1;
+                }
+                _ => {}
+            }
+        }
+        self.at = at.min(bytes.len());
+        plain
     }
 }
 

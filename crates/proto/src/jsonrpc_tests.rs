@@ -39,7 +39,7 @@ fn what_another_parser_might_read_differently_is_refused() {
     ] {
         assert_eq!(parse(text).err(), Some(fault), "{text}");
     }
-    assert!(matches!(parse("[]"), Err(Malformed::Syntax(_))));
+    assert!(matches!(parse("[]"), Err(Malformed::Shape(_))));
     assert!(matches!(parse(r#"{"jsonrpc":"2.0","id":1,"method":"m""#), Err(Malformed::Syntax(_))));
 }
 
@@ -64,10 +64,52 @@ fn members_are_edited_in_place_and_new_ones_come_last() {
     assert_eq!(members.edited(&[("b", Some("0")), ("a", None), ("d", Some("4"))]), r#"{"b":0,"c":3,"d":4}"#);
 }
 
+/// JSON whose strings hold what could be taken for structure.
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let text = || r#"[a-c"\\\\{}\[\]:, \n\u{e9}\u{1f600}]{0,6}"#;
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        text().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 32, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            proptest::collection::hash_map(text(), inner, 0..5)
+                .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
+        ]
+    })
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Message::parse(Bytes::from(bytes));
+    }
+
+    #[test]
+    fn no_text_makes_the_search_for_members_panic(text in r#"[{]?["\\\\{}\[\]:, a\u{e9}]{0,20}"#) {
+        let _ = Members::parse(&text);
+    }
+
+    #[test]
+    fn members_are_those_that_a_parser_finds(value in json(), pretty in any::<bool>()) {
+        let object = serde_json::json!({"first": value, "": value, "last": 1.5});
+        let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
+        let text = format!(" {} ", text.unwrap());
+        let found = Members::parse(&text).unwrap();
+        let parsed: std::collections::BTreeMap<String, &serde_json::value::RawValue> =
+            serde_json::from_str(&text).unwrap();
+        let found: std::collections::BTreeMap<&str, &str> = found.iter().collect();
+        let parsed: std::collections::BTreeMap<&str, &str> =
+            parsed.iter().map(|(name, value)| (name.as_str(), value.get())).collect();
+        prop_assert_eq!(found, parsed);
+        if let serde_json::Value::Object(inner) = &object["first"] {
+            let text = Members::parse(&text).unwrap().get("first").unwrap();
+            prop_assert_eq!(Members::parse(text).unwrap().iter().count(), inner.len());
+        }
     }
 
     #[test]

@@ -42,8 +42,7 @@ impl Tool {
         let members = Members::parse(declaration.as_str()).ok()?;
         let name = Arc::from(&*members.string("name")?);
         let input_schema = members.get("inputSchema").map(|schema| Raw::part(declaration.bytes(), schema));
-        let effects =
-            members.get("annotations").map_or(Effects::Writes, |annotations| effects(annotations.get()));
+        let effects = members.get("annotations").map_or(Effects::Writes, effects);
         let header_parameters = input_schema.as_ref().map_or_else(Vec::new, header_parameters);
         Some(Self { name, input_schema, effects, header_parameters, declaration })
     }
@@ -66,7 +65,7 @@ impl Tool {
 /// `readOnlyHint` and `idempotentHint` (2025-03-26 and later).
 fn effects(annotations: &str) -> Effects {
     let Ok(members) = Members::parse(annotations) else { return Effects::Writes };
-    let says = |name: &str| members.get(name).is_some_and(|value| value.get() == "true");
+    let says = |name: &str| members.get(name).is_some_and(|value| value == "true");
     if says("readOnlyHint") {
         Effects::None
     } else if says("idempotentHint") {
@@ -105,10 +104,9 @@ impl Page {
     /// Reads the result of a list request whose items are under `member`; `None` where it has none.
     pub fn read(result: &Raw, member: &str) -> Option<Self> {
         let members = Members::parse(result.as_str()).ok()?;
-        let items: Vec<&serde_json::value::RawValue> =
-            serde_json::from_str(members.get(member)?.get()).ok()?;
+        let items: Vec<&serde_json::value::RawValue> = serde_json::from_str(members.get(member)?).ok()?;
         Some(Self {
-            items: items.into_iter().map(|item| Raw::part(result.bytes(), item)).collect(),
+            items: items.into_iter().map(|item| Raw::part(result.bytes(), item.get())).collect(),
             next: members.string("nextCursor").map(Cow::into_owned).filter(|cursor| !cursor.is_empty()),
         })
     }

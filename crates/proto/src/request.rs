@@ -38,10 +38,10 @@ impl Request {
         let text = message.params();
         let params = Members::parse(text.as_ref().map_or("{}", Raw::as_str))?;
         let meta = match params.get("_meta") {
-            Some(meta) if !meta.get().starts_with('{') => {
+            Some(meta) if !meta.starts_with('{') => {
                 return Err(Malformed::Shape("`_meta` is not an object"));
             }
-            Some(meta) => Some(Members::parse(meta.get())?),
+            Some(meta) => Some(Members::parse(meta)?),
             None => None,
         };
         Ok(Self::of(message, &params, meta.as_ref(), wire, face))
@@ -56,7 +56,7 @@ impl Request {
         face: Arc<Face>,
     ) -> Self {
         let body = message.body();
-        let at = |value: &serde_json::value::RawValue| span(body, value.get());
+        let at = |value: &str| span(body, value);
         let member = subject_member(message.method().unwrap_or_default());
         Self {
             wire,
@@ -66,9 +66,7 @@ impl Request {
             arguments: params.get("arguments").map(at),
             meta: params.get("_meta").filter(|_| meta.is_some()).map(at),
             progress_token: meta.and_then(|meta| meta.get("progressToken")).map(at),
-            timeout_ms: meta
-                .and_then(|meta| meta.get(META_TIMEOUT))
-                .and_then(|value| value.get().parse().ok()),
+            timeout_ms: meta.and_then(|meta| meta.get(META_TIMEOUT)).and_then(|value| value.parse().ok()),
             conversation: meta.and_then(|meta| meta.string(META_SESSION)).map(Arc::from),
             parameters: Vec::new(),
             message,
@@ -78,8 +76,10 @@ impl Request {
     /// A request of Seawall's own, such as the list that fills the catalogue, with the `_meta` its era wants.
     pub fn own(method: &str, params: &serde_json::Value, wire: Wire, face: Arc<Face>) -> Self {
         let mut params = params.clone();
-        if let Some(meta) = face.meta_for(&wire) {
-            params["_meta"] = meta;
+        if let Some(serde_json::Value::Object(meta)) = face.meta_for(&wire) {
+            for (name, value) in meta {
+                params["_meta"][name] = value;
+            }
         }
         let body =
             serde_json::json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
@@ -104,7 +104,7 @@ impl Request {
 
     /// The tool's arguments as they came.
     pub fn arguments(&self) -> Option<Raw> {
-        self.arguments.clone().map(|span| self.raw(span))
+        self.arguments.clone().map(|span| self.message.slice(span))
     }
 
     /// Whether the caller wants to hear of progress.
@@ -147,10 +147,6 @@ impl Request {
     pub fn with_parameters(mut self, parameters: Vec<(String, String)>) -> Self {
         self.parameters = parameters;
         self
-    }
-
-    fn raw(&self, at: Span) -> Raw {
-        self.message.slice(at)
     }
 }
 

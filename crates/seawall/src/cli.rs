@@ -118,12 +118,21 @@ pub(crate) struct Failure {
     pub exit: Exit,
     /// What to say on standard error, without the program's name.
     pub message: String,
+    /// What to say besides, a line each.
+    pub details: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.details.iter().try_for_each(|detail| write!(f, "\n{detail}"))
+    }
 }
 
 impl Failure {
     /// A failure of this kind.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), details: Vec::new() }
     }
 }
 
@@ -144,7 +153,7 @@ pub(crate) async fn run(cli: Cli) -> Exit {
     match done {
         Ok(exit) => exit,
         Err(failure) => {
-            eprintln!("seawall: {}", failure.message);
+            eprintln!("seawall: {failure}");
             failure.exit
         }
     }

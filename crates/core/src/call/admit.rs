@@ -8,7 +8,7 @@
 use crate::{config::Limits, time::Clock};
 use seawall_proto::{Code, Fault, Stage};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -30,12 +30,12 @@ pub struct Claim {
 }
 
 /// Something calls are counted in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Scope {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Scope<'a> {
     Total,
-    Caller(Arc<str>),
-    Conversation(Arc<str>),
-    Upstream(Arc<str>),
+    Caller(&'a Arc<str>),
+    Conversation(&'a Arc<str>),
+    Upstream(&'a Arc<str>),
 }
 
 /// One row of the holder table: who holds what, since when, and until when at the latest.
@@ -78,13 +78,25 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     limits: Limits,
-    scopes: HashMap<Scope, Count>,
+    counts: Counts,
     waiting: VecDeque<Waiter>,
-    rows: HashMap<u64, Row>,
+    /// By ticket, which is the order of admission.
+    rows: BTreeMap<u64, Row>,
     next: u64,
     /// Moving average of how long permits are held, for the advice when to come back.
     held_ms: f64,
 }
+
+/// How much of every scope is in use; a scope that nobody is in has no count.
+#[derive(Debug, Default)]
+struct Counts {
+    total: Count,
+    callers: ByName,
+    conversations: ByName,
+    upstreams: ByName,
+}
+
+type ByName = HashMap<Arc<str>, Count>;
 
 #[derive(Debug, Default)]
 struct Count {
@@ -113,9 +125,9 @@ impl Admission {
     pub fn new(limits: Limits) -> Self {
         let state = State {
             limits,
-            scopes: HashMap::new(),
+            counts: Counts::default(),
             waiting: VecDeque::new(),
-            rows: HashMap::new(),
+            rows: BTreeMap::new(),
             next: 0,
             held_ms: 100.0,
         };
@@ -168,28 +180,23 @@ impl Admission {
 
     /// The holder table.
     pub fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self.0.lock().rows.values().cloned().collect();
-        rows.sort_by_key(|row| row.since);
-        rows
+        self.0.lock().rows.values().cloned().collect()
     }
 
     /// How full every scope is that anybody is in or waits for; the total comes first.
     pub fn loads(&self) -> Vec<Load> {
         let state = self.0.lock();
-        let waits = |scope: &Scope| {
-            state.waiting.iter().filter(|waiter| scopes(&waiter.claim).any(|wanted| wanted == *scope)).count()
+        let waits = |scope: Scope<'_>| {
+            state.waiting.iter().filter(|waiter| scopes(&waiter.claim).any(|wanted| wanted == scope)).count()
         };
         let mut loads: Vec<Load> = state
-            .scopes
+            .counts
             .iter()
             .map(|(scope, count)| {
                 let (kind, name) = scope.label();
                 Load { scope: kind, name, in_use: count.used, waiting: waits(scope) }
             })
             .collect();
-        if !loads.iter().any(|load| load.scope == "total") {
-            loads.push(Load { scope: "total", name: Arc::from(""), in_use: 0, waiting: state.waiting.len() });
-        }
         loads.sort_by(|a, b| {
             (a.scope != "total", a.scope, &a.name).cmp(&(b.scope != "total", b.scope, &b.name))
         });
@@ -200,7 +207,7 @@ impl Admission {
     /// ever recovered: a finding is a fault of Seawall's.
     pub fn audit(&self) -> Vec<String> {
         let state = self.0.lock();
-        let mut counted: HashMap<Scope, usize> = HashMap::new();
+        let mut counted: HashMap<Scope<'_>, usize> = HashMap::new();
         for row in state.rows.values() {
             for scope in scopes(&row.claim) {
                 let held =
@@ -210,8 +217,8 @@ impl Admission {
         }
         counted.retain(|_, count| *count > 0);
         let mut found = Vec::new();
-        for (scope, count) in &state.scopes {
-            let rows = counted.remove(scope).unwrap_or_default();
+        for (scope, count) in state.counts.iter() {
+            let rows = counted.remove(&scope).unwrap_or_default();
             if rows != count.used {
                 found.push(format!("{scope:?} counts {} calls and the table has {rows}", count.used));
             }
@@ -234,8 +241,8 @@ impl Shared {
     }
 }
 
-impl Scope {
-    fn label(&self) -> (&'static str, Arc<str>) {
+impl Scope<'_> {
+    fn label(self) -> (&'static str, Arc<str>) {
         match self {
             Self::Total => ("total", Arc::from("")),
             Self::Caller(name) => ("caller", Arc::clone(name)),
@@ -245,17 +252,64 @@ impl Scope {
     }
 }
 
-fn caller_scopes(claim: &Claim) -> impl Iterator<Item = Scope> {
-    let conversation = claim.conversation.clone().map(Scope::Conversation);
-    [Scope::Total, Scope::Caller(Arc::clone(&claim.caller))].into_iter().chain(conversation)
+fn caller_scopes(claim: &Claim) -> impl Iterator<Item = Scope<'_>> {
+    let conversation = claim.conversation.as_ref().map(Scope::Conversation);
+    [Scope::Total, Scope::Caller(&claim.caller)].into_iter().chain(conversation)
 }
 
-fn scopes(claim: &Claim) -> impl Iterator<Item = Scope> {
-    caller_scopes(claim).chain([Scope::Upstream(Arc::clone(&claim.upstream))])
+fn scopes(claim: &Claim) -> impl Iterator<Item = Scope<'_>> {
+    caller_scopes(claim).chain([Scope::Upstream(&claim.upstream)])
+}
+
+impl Counts {
+    fn get(&self, scope: Scope<'_>) -> Option<&Count> {
+        match scope {
+            Scope::Total => Some(&self.total),
+            Scope::Caller(name) => self.callers.get(name),
+            Scope::Conversation(name) => self.conversations.get(name),
+            Scope::Upstream(name) => self.upstreams.get(name),
+        }
+    }
+
+    /// The counts by name of a scope that has a name.
+    fn named<'a>(&mut self, scope: Scope<'a>) -> Option<(&mut ByName, &'a Arc<str>)> {
+        match scope {
+            Scope::Total => None,
+            Scope::Caller(name) => Some((&mut self.callers, name)),
+            Scope::Conversation(name) => Some((&mut self.conversations, name)),
+            Scope::Upstream(name) => Some((&mut self.upstreams, name)),
+        }
+    }
+
+    fn add(&mut self, scope: Scope<'_>, upstream: &Arc<str>) {
+        match self.named(scope) {
+            None => self.total.add(upstream),
+            Some((counts, name)) => match counts.get_mut(name) {
+                Some(count) => count.add(upstream),
+                None => counts.entry(Arc::clone(name)).or_default().add(upstream),
+            },
+        }
+    }
+
+    fn remove(&mut self, scope: Scope<'_>, upstream: &Arc<str>) {
+        let Some((counts, name)) = self.named(scope) else { return self.total.remove(upstream) };
+        let Some(count) = counts.get_mut(name) else { return };
+        count.remove(upstream);
+        if count.used == 0 {
+            counts.remove(name);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Scope<'_>, &Count)> {
+        std::iter::once((Scope::Total, &self.total))
+            .chain(self.callers.iter().map(|(name, count)| (Scope::Caller(name), count)))
+            .chain(self.conversations.iter().map(|(name, count)| (Scope::Conversation(name), count)))
+            .chain(self.upstreams.iter().map(|(name, count)| (Scope::Upstream(name), count)))
+    }
 }
 
 impl State {
-    fn limit(&self, scope: &Scope, claim: &Claim) -> usize {
+    fn limit(&self, scope: Scope<'_>, claim: &Claim) -> usize {
         match scope {
             Scope::Total => self.limits.total,
             Scope::Caller(_) => self.limits.caller,
@@ -278,8 +332,8 @@ impl State {
 
     fn fits(&self, claim: &Claim) -> bool {
         scopes(claim).all(|scope| {
-            let limit = self.limit(&scope, claim);
-            let Some(count) = self.scopes.get(&scope) else { return limit > 0 };
+            let limit = self.limit(scope, claim);
+            let Some(count) = self.counts.get(scope) else { return limit > 0 };
             let shared = !matches!(scope, Scope::Upstream(_));
             count.used < limit && (!shared || count.of(&claim.upstream) < self.share(limit))
         })
@@ -287,7 +341,7 @@ impl State {
 
     fn take(&mut self, shared: &Arc<Shared>, claim: Claim, until: Instant) -> Permit {
         for scope in scopes(&claim) {
-            self.scopes.entry(scope).or_default().add(&claim.upstream);
+            self.counts.add(scope, &claim.upstream);
         }
         let row = self.ticket();
         let held = Row { claim, since: Instant::now(), until, caller_half: true, upstream_half: true };
@@ -343,16 +397,6 @@ impl State {
         }
         left
     }
-
-    fn release(&mut self, scope: &Scope, upstream: &Arc<str>) {
-        if let Some(count) = self.scopes.get_mut(scope) {
-            count.remove(upstream);
-            // Callers and conversations come and go; the total and the configured upstreams stay.
-            if count.used == 0 && matches!(scope, Scope::Caller(_) | Scope::Conversation(_)) {
-                self.scopes.remove(scope);
-            }
-        }
-    }
 }
 
 impl Count {
@@ -404,11 +448,11 @@ impl Permit {
     /// in meanwhile: an answered call is never made to wait again.
     pub fn reclaim_caller_half(&self) {
         let mut state = self.shared.lock();
-        let Some(row) = state.rows.get_mut(&self.row).filter(|row| !row.caller_half) else { return };
+        let State { rows, counts, .. } = &mut *state;
+        let Some(row) = rows.get_mut(&self.row).filter(|row| !row.caller_half) else { return };
         row.caller_half = true;
-        let claim = row.claim.clone();
-        for scope in caller_scopes(&claim) {
-            state.scopes.entry(scope).or_default().add(&claim.upstream);
+        for scope in caller_scopes(&row.claim) {
+            counts.add(scope, &row.claim.upstream);
         }
     }
 
@@ -422,23 +466,21 @@ impl Permit {
     fn free(&self, caller: bool, upstream: bool) {
         let granted = {
             let mut state = self.shared.lock();
-            let Some(row) = state.rows.get_mut(&self.row) else { return };
-            let caller = caller && std::mem::take(&mut row.caller_half);
-            let upstream = upstream && std::mem::take(&mut row.upstream_half);
-            let gone = !row.caller_half && !row.upstream_half;
-            let claim = row.claim.clone();
-            if gone {
-                let held = row.since.elapsed().as_secs_f64() * 1000.0;
-                state.held_ms += (held - state.held_ms) / 32.0;
-                state.rows.remove(&self.row);
-            }
-            if caller {
-                for scope in caller_scopes(&claim) {
-                    state.release(&scope, &claim.upstream);
+            let State { rows, counts, held_ms, .. } = &mut *state;
+            let Some(row) = rows.get_mut(&self.row) else { return };
+            let claim = &row.claim;
+            if caller && std::mem::take(&mut row.caller_half) {
+                for scope in caller_scopes(claim) {
+                    counts.remove(scope, &claim.upstream);
                 }
             }
-            if upstream {
-                state.release(&Scope::Upstream(Arc::clone(&claim.upstream)), &claim.upstream);
+            if upstream && std::mem::take(&mut row.upstream_half) {
+                counts.remove(Scope::Upstream(&claim.upstream), &claim.upstream);
+            }
+            if !row.caller_half && !row.upstream_half {
+                let held = row.since.elapsed().as_secs_f64() * 1000.0;
+                *held_ms += (held - *held_ms) / 32.0;
+                rows.remove(&self.row);
             }
             if state.waiting.is_empty() { Vec::new() } else { state.grant_waiting(&self.shared) }
         };

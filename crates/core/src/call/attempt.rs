@@ -34,13 +34,13 @@ pub(super) struct Attempt {
     journal: Arc<Journal>,
     permit: Option<Arc<Permit>>,
     exchange: Option<Exchange>,
-    effects: Effects,
-    left: bool,
+    /// How far the interest in the call has fallen, as far as it was acted on.
+    interest: Interest,
 }
 
 impl Attempt {
     pub(super) fn new(line: WorkSide, journal: Arc<Journal>) -> Self {
-        Self { line, journal, permit: None, exchange: None, effects: Effects::Writes, left: false }
+        Self { line, journal, permit: None, exchange: None, interest: Interest::Wanted }
     }
 
     pub(super) fn reach(&self, stage: Stage) {
@@ -53,10 +53,6 @@ impl Attempt {
 
     pub(super) fn may_have_run(&self) -> bool {
         self.journal.may_have_run()
-    }
-
-    pub(super) fn effects(&self) -> Effects {
-        self.effects
     }
 
     /// Waits for a place. Whoever leaves the line never gets one.
@@ -78,7 +74,6 @@ impl Attempt {
 
     /// Dispatches the call once and sees it through.
     pub(super) async fn run(&mut self, call: &Call, target: &Target) -> Result<Reply, Ended> {
-        self.effects = target.effects(&call.request);
         self.reach(Stage::Start);
         let instance = self.instance(&target.upstream, target).await?;
         let headers = target.tool.as_ref().map_or_else(Vec::new, |tool| {
@@ -91,7 +86,7 @@ impl Attempt {
         self.journal.dispatching();
         self.exchange = Some(exchange);
         self.reach(Stage::Answer);
-        let outcome = self.listen(&call.request, instance.peer()).await;
+        let outcome = self.listen(&call.request, target.effects, instance.peer()).await;
         if matches!(&outcome, Err(Ended::Lost(lost)) if lost.sent == Sent::No) {
             self.journal.recalled();
         }
@@ -109,13 +104,12 @@ impl Attempt {
     }
 
     /// Passes on what the upstream says until it has said the last.
-    async fn listen(&mut self, request: &Request, peer: &Peer) -> Result<Reply, Ended> {
+    async fn listen(&mut self, request: &Request, effects: Effects, peer: &Peer) -> Result<Reply, Ended> {
         let journal = Arc::clone(&self.journal);
         let expired = journal.clock.expired();
         tokio::pin!(expired);
         loop {
             let Some(exchange) = &mut self.exchange else { return Err(Ended::Cancelled) };
-            let left = self.left;
             tokio::select! {
                 biased;
                 heard = exchange.next() => match heard.map_err(Ended::Lost)? {
@@ -126,14 +120,14 @@ impl Attempt {
                     exchange.cancel("the time limit of the call passed");
                     return Err(Ended::TimedOut);
                 }
-                interest = self.line.lower(if left { Interest::Left } else { Interest::Wanted }) => {
+                interest = self.line.lower(self.interest) => {
                     let nothing_sent = exchange.sent() == Sent::No;
-                    if interest == Interest::Cancelled || nothing_sent || self.effects == Effects::None {
+                    if interest == Interest::Cancelled || nothing_sent || effects == Effects::None {
                         exchange.cancel("the caller took the call back");
                         return Err(Ended::Cancelled);
                     }
                     // It may have begun to act: it runs on to its time limit, and nobody waits for it.
-                    self.left = true;
+                    self.interest = interest;
                     self.free_caller_half();
                 }
             }

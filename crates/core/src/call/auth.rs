@@ -40,7 +40,11 @@ impl Caller {
 
     /// Whether the caller may see and call a tool, by the name it has among all upstreams' tools.
     pub fn may_use(&self, upstream: &str, tool: &str) -> bool {
-        self.tools.iter().any(|pattern| pattern == "*" || matches(pattern, &format!("{upstream}__{tool}")))
+        if self.sees_everything() {
+            return true;
+        }
+        let name = [upstream, "__", tool].concat();
+        self.tools.iter().any(|pattern| matches(pattern, &name))
     }
 }
 

@@ -2,7 +2,7 @@
 //! sent to an upstream, and after the end.
 
 use crate::{telemetry::Telemetry, time::Clock};
-use seawall_proto::{Fault, Reply, Stage};
+use seawall_proto::{Fault, Reply, Request, Stage};
 use std::{
     sync::{
         Arc,
@@ -20,10 +20,8 @@ pub struct Journal {
     pub upstream: Arc<str>,
     /// The tool, or what else the request is about.
     pub tool: Arc<str>,
-    /// The method.
-    pub method: Arc<str>,
-    /// What stands for a tool that no upstream has declared.
-    pub unknown: Arc<str>,
+    /// What was asked.
+    pub request: Arc<Request>,
     /// Whether the catalogue has the tool.
     pub known: bool,
     /// The deadline of the work.
@@ -49,13 +47,12 @@ impl Journal {
         caller: Arc<str>,
         upstream: Arc<str>,
         tool: Arc<str>,
-        method: Arc<str>,
+        request: Arc<Request>,
         known: bool,
         clock: Clock,
     ) -> Self {
-        let unknown = Arc::from("");
         let (stage, dispatched, dropped) = (AtomicU8::new(0), AtomicBool::new(false), AtomicU64::new(0));
-        Self { caller, upstream, tool, method, unknown, known, clock, stage, dispatched, dropped }
+        Self { caller, upstream, tool, request, known, clock, stage, dispatched, dropped }
     }
 
     /// The call has come to `stage`.
@@ -93,7 +90,7 @@ impl Journal {
     /// The hook after the end: the record is written and counted.
     pub fn ended(&self, telemetry: &Telemetry, outcome: &Result<Reply, Fault>) {
         telemetry.dropped_events(self.dropped.load(Ordering::Relaxed));
-        telemetry.call_ended(self, self.known, outcome);
+        telemetry.call_ended(self, outcome);
     }
 
     /// Fills in what the journal knows of a fault.

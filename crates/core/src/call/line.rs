@@ -64,7 +64,7 @@ impl Line {
     fn lower(&self, interest: Interest) {
         let waker = {
             let mut state = self.lock();
-            if interest <= state.interest {
+            if interest >= state.interest {
                 return;
             }
             state.interest = interest;
@@ -140,7 +140,7 @@ impl WorkSide {
     pub(super) async fn lower(&self, than: Interest) -> Interest {
         poll_fn(|context| {
             let mut state = self.0.lock();
-            if state.interest > than {
+            if state.interest < than {
                 return Poll::Ready(state.interest);
             }
             remember(&mut state.work, context);

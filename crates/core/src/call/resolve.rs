@@ -28,6 +28,8 @@ pub(super) struct Target {
     pub(super) subject: Option<Arc<str>>,
     /// Bounds the work.
     pub(super) timeout: Duration,
+    /// What the call may change.
+    pub(super) effects: Effects,
     /// Whether it goes by the lane that never queues: lists and streams of changes.
     pub(super) control: bool,
     wanted: Wanted,
@@ -65,8 +67,14 @@ impl Gateway {
             None if lists => config.list_timeout,
             None => configured.and_then(|tool| tool.timeout).unwrap_or(config.timeout),
         };
+        let effects = match &tool {
+            Some(tool) => tool.effects,
+            None if is_call => configured.and_then(|tool| tool.effects).unwrap_or(Effects::Writes),
+            None if request.method().starts_with("tasks/") => Effects::Writes,
+            None => Effects::None,
+        };
         let wanted = Wanted::by(call).for_one_call(&upstream);
-        Ok(Target { tool, subject, timeout, control: lists || listens, wanted, upstream })
+        Ok(Target { tool, subject, timeout, effects, control: lists || listens, wanted, upstream })
     }
 
     /// A tool of an upstream that has not been listed yet: whoever knows its name from before may call it.
@@ -90,15 +98,10 @@ impl Gateway {
 
 /// The record of a call that found no target.
 pub(super) fn unresolved(call: &Call, clock: Clock) -> Journal {
-    let tool = call.request.subject().cloned().unwrap_or_else(|| Arc::from(""));
-    Journal::new(
-        Arc::clone(&call.caller.name),
-        Arc::from(""),
-        tool,
-        call.request.method().into(),
-        false,
-        clock,
-    )
+    let nothing = || Arc::from("");
+    let tool = call.request.subject().cloned().unwrap_or_else(nothing);
+    let request = Arc::clone(&call.request);
+    Journal::new(Arc::clone(&call.caller.name), nothing(), tool, request, false, clock)
 }
 
 impl Target {
@@ -116,13 +119,11 @@ impl Target {
     }
 
     pub(super) fn journal(&self, call: &Call, clock: Clock) -> Journal {
-        let about =
-            self.tool.as_ref().map(|tool| Arc::clone(&tool.declared.name)).or_else(|| self.subject.clone());
         Journal::new(
             Arc::clone(&call.caller.name),
             Arc::clone(self.upstream.name()),
-            about.unwrap_or_else(|| call.request.method().into()),
-            call.request.method().into(),
+            self.about(&call.request),
+            Arc::clone(&call.request),
             self.tool.is_some(),
             clock,
         )
@@ -134,27 +135,18 @@ impl Target {
             conversation: call.conversation.clone(),
             upstream: Arc::clone(self.upstream.name()),
             upstream_limit: self.upstream.config().limit.map(usize::from),
-            tool: self
-                .tool
-                .as_ref()
-                .map_or_else(|| call.request.method().into(), |tool| Arc::clone(&tool.declared.name)),
+            tool: self.about(&call.request),
         }
+    }
+
+    /// The tool, or what else the request is about.
+    fn about(&self, request: &Request) -> Arc<str> {
+        self.subject.clone().unwrap_or_else(|| request.method().into())
     }
 
     /// Whom an instance for it must be for.
     pub(super) fn wanted(&self) -> &Wanted {
         &self.wanted
-    }
-
-    /// What the call may change.
-    pub(super) fn effects(&self, request: &Request) -> Effects {
-        let configured = || self.upstream.config().tools.get(&**self.subject.as_ref()?)?.effects;
-        match &self.tool {
-            Some(tool) => tool.effects,
-            None if request.method() == "tools/call" => configured().unwrap_or(Effects::Writes),
-            None if request.method().starts_with("tasks/") => Effects::Writes,
-            None => Effects::None,
-        }
     }
 
     /// Whether it may be tried once more: only where nothing was sent, and starting failed for a reason that
@@ -164,7 +156,7 @@ impl Target {
     }
 
     /// Ends an instance that was made for this call alone.
-    pub(super) fn release(&self, _: &Call) {
+    pub(super) fn release(&self) {
         self.upstream.end_call(&self.wanted);
     }
 
@@ -200,7 +192,7 @@ impl Target {
             (Code::TooLarge, format!("server {name:?}: {why}. It has run; ask it for less."))
         } else if lost.answered {
             (Code::UpstreamError, format!("server {name:?} gave no proper answer: {why}."))
-        } else if attempt.effects() == Effects::None {
+        } else if self.effects == Effects::None {
             let text =
                 format!("server {name:?} was lost: {why}. The tool only reads, so it can be called again.");
             (Code::UpstreamUnavailable, text)

@@ -138,7 +138,7 @@ impl Stream {
             tokio::pin!(moved);
             moved.as_mut().enable();
             {
-                let state = self.lock();
+                let mut state = self.lock();
                 if state.reader != reader {
                     return Next::End;
                 }
@@ -146,8 +146,8 @@ impl Stream {
                     return Next::Event(*number, data.clone());
                 }
                 if state.ended {
+                    state.read = true;
                     drop(state);
-                    self.lock().read = true;
                     self.moved.notify_waiters();
                     return Next::End;
                 }

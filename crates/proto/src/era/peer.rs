@@ -28,7 +28,7 @@ pub struct Peer {
 pub struct Outgoing {
     /// The JSON-RPC message.
     pub body: Bytes,
-    /// HTTP headers that go with it; names in lower case.
+    /// HTTP headers that go with it besides [`Peer::standing_headers`]; names in lower case.
     pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
 
@@ -125,7 +125,7 @@ impl Peer {
     pub fn opened(&self) -> Option<Outgoing> {
         (self.wire.kind == Kind::Legacy).then(|| Outgoing {
             body: Bytes::from_static(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
-            headers: self.standing_headers(),
+            headers: Vec::new(),
         })
     }
 
@@ -137,7 +137,7 @@ impl Peer {
         let params = serde_json::json!({"requestId": id, "reason": reason});
         let body =
             format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#).into();
-        Some(Outgoing { body, headers: self.standing_headers() })
+        Some(Outgoing { body, headers: Vec::new() })
     }
 
     /// The request that asks for changes of lists to be told, for an upstream that wants to be asked.
@@ -150,8 +150,7 @@ impl Peer {
         let body = format!(
             r#"{{"jsonrpc":"2.0","id":{id},"method":"subscriptions/listen","params":{{"_meta":{meta},"notifications":{{"toolsListChanged":true}}}}}}"#
         );
-        let mut headers = self.standing_headers();
-        headers.push((Cow::Borrowed("mcp-method"), Cow::Borrowed("subscriptions/listen")));
+        let headers = vec![(Cow::Borrowed("mcp-method"), Cow::Borrowed("subscriptions/listen"))];
         Some(Outgoing { body: body.into(), headers })
     }
 
@@ -166,17 +165,12 @@ impl Peer {
         method: &str,
         subject: Option<&str>,
     ) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
-        let mut headers = self.standing_headers();
-        if self.wire.kind == Kind::Modern {
-            let method = if method == "tools/call" {
-                Cow::Borrowed("tools/call")
-            } else {
-                Cow::Owned(method.to_owned())
-            };
-            headers.push((Cow::Borrowed("mcp-method"), method));
-            if let Some(subject) = subject {
-                headers.push((Cow::Borrowed("mcp-name"), Cow::Owned(header_value(subject))));
-            }
+        if self.wire.kind == Kind::Legacy {
+            return Vec::new();
+        }
+        let mut headers = vec![(Cow::Borrowed("mcp-method"), Cow::Owned(method.to_owned()))];
+        if let Some(subject) = subject {
+            headers.push((Cow::Borrowed("mcp-name"), Cow::Owned(header_value(subject))));
         }
         headers
     }
@@ -413,7 +407,7 @@ fn to_modern(result: &Raw, method: &str, server: Option<&Raw>) -> String {
         edits.push(("cacheScope", Some("\"private\"")));
     }
     let meta = server.map(|server| {
-        let old = members.get("_meta").map_or("{}", |meta| meta.get());
+        let old = members.get("_meta").unwrap_or("{}");
         Members::parse(old).unwrap_or_default().edited(&[(META_SERVER, Some(server.as_str()))])
     });
     if let Some(meta) = &meta {
@@ -427,7 +421,7 @@ fn to_legacy(result: &Raw) -> String {
     let mut edits: Vec<(&str, Option<&str>)> =
         vec![("resultType", None), ("ttlMs", None), ("cacheScope", None)];
     // The older schemas allow an object only; the same facts are in `content`.
-    if members.get("structuredContent").is_some_and(|content| !content.get().starts_with('{')) {
+    if members.get("structuredContent").is_some_and(|content| !content.starts_with('{')) {
         edits.push(("structuredContent", None));
     }
     members.edited(&edits)
@@ -439,7 +433,7 @@ fn resubscribed(request: &Request, result: &Raw, id: &Raw) -> Option<String> {
         return None;
     }
     let members = Members::parse(result.as_str()).ok()?;
-    let meta = Members::parse(members.get("_meta")?.get()).ok()?;
+    let meta = Members::parse(members.get("_meta")?).ok()?;
     meta.get(META_SUBSCRIPTION)?;
     Some(members.edited(&[("_meta", Some(&meta.edited(&[(META_SUBSCRIPTION, Some(id.as_str()))])))]))
 }
@@ -467,9 +461,9 @@ fn about_span(message: &Message, topic: Topic) -> Option<Span> {
     let members = Members::parse(text).ok()?;
     let value = match topic {
         Topic::Progress => members.get("progressToken")?,
-        _ => Members::parse(members.get("_meta")?.get()).ok()?.get(META_SUBSCRIPTION)?,
+        _ => Members::parse(members.get("_meta")?).ok()?.get(META_SUBSCRIPTION)?,
     };
-    Some(span(message.body(), value.get()))
+    Some(span(message.body(), value))
 }
 
 /// A header's value: as it is where it is plain ASCII, else wrapped as the specification says.
@@ -498,9 +492,8 @@ pub fn parameter_headers(
         .iter()
         .filter_map(|(property, header)| {
             let value = members.get(property)?;
-            let text = members.string(property).unwrap_or_else(|| Cow::Borrowed(value.get()));
-            (value.get() != "null")
-                .then(|| (format!("mcp-param-{header}").to_lowercase(), header_value(&text)))
+            let text = members.string(property).unwrap_or(Cow::Borrowed(value));
+            (value != "null").then(|| (format!("mcp-param-{header}").to_lowercase(), header_value(&text)))
         })
         .collect()
 }

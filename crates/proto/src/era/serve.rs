@@ -8,7 +8,7 @@ use super::{
 use crate::{
     event::{Reply, ReplyKind},
     fault::{Code, Fault},
-    jsonrpc::{Kind as MessageKind, Malformed, Members, Message, Raw},
+    jsonrpc::{Kind as MessageKind, Malformed, Members, Message, Parts, Raw},
     request::Request,
 };
 use bytes::Bytes;
@@ -41,7 +41,7 @@ pub enum Inbound {
     /// A message of the era with sessions: the session it belongs to says the rest.
     InSession(Message),
     /// A request that stands alone.
-    Alone(Box<Request>),
+    Alone(Arc<Request>),
     /// A notification that stands alone.
     AloneNotification(Message),
 }
@@ -60,14 +60,10 @@ pub struct Refusal {
 ///
 /// # Errors
 /// The answer to a message that is malformed or contradicts its headers.
-pub fn inbound(body: Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
-    let message = Message::parse(body).map_err(|malformed| unreadable(&malformed))?;
-    let body = message.body().clone();
-    let params = message.params();
-    let params = params.as_ref().map_or("{}", Raw::as_str);
-    let members = Members::parse(params).map_err(|malformed| unreadable(&malformed))?;
-    let meta = members.get("_meta").map(|meta| meta.get()).filter(|meta| meta.starts_with('{'));
-    let meta = Members::parse(meta.unwrap_or("{}")).map_err(|malformed| unreadable(&malformed))?;
+pub fn inbound(body: &Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
+    let parts = Parts::find(body).map_err(|malformed| unreadable(&malformed))?;
+    let message = Message::of(body, &parts.members).map_err(|malformed| unreadable(&malformed))?;
+    let meta = &parts.meta;
     let version = meta.string(META_VERSION);
     let modern = version.is_some()
         || head.version.is_some_and(|version| !LEGACY.contains(&version) && version > LEGACY[0]);
@@ -82,7 +78,7 @@ pub fn inbound(body: Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
         let text = format!("`_meta` must hold \"{META_VERSION}\" and \"{META_CAPABILITIES}\"");
         return Err(refuse(INVALID_PARAMS, &text));
     };
-    if !capabilities.get().starts_with('{') {
+    if !capabilities.starts_with('{') {
         return Err(refuse(INVALID_PARAMS, &format!("\"{META_CAPABILITIES}\" is not an object")));
     }
     if head.repeated {
@@ -102,12 +98,12 @@ pub fn inbound(body: Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
     if message.method().is_some_and(removed) {
         return Err(refusal(404, &message, METHOD_NOT_FOUND, "Method not found", None));
     }
-    let part = |raw: &serde_json::value::RawValue| Raw::part(&body, raw);
+    let part = |raw: &str| Raw::part(body, raw);
     let info =
         meta.get(META_CLIENT).map_or_else(|| Raw::of(&json!({"name": "unknown", "version": "0"})), part);
     let face = Arc::new(Face::of(info, part(capabilities)));
     let wire = Wire { kind: Kind::Modern, version: MODERN };
-    let request = Request::of(message.clone(), &members, Some(&meta), wire, face);
+    let request = Request::of(message, &parts.params, Some(meta), wire, face);
     let subject = request.subject().filter(|_| has_subject(request.method()));
     for (header, found, wanted) in [
         ("Mcp-Method", head.method, Some(request.method())),
@@ -117,10 +113,10 @@ pub fn inbound(body: Bytes, head: &Head<'_>) -> Result<Inbound, Refusal> {
         if found.and_then(header_text).as_deref() != Some(wanted) {
             let text =
                 format!("the header {header} says {:?} and the body {wanted:?}", found.unwrap_or_default());
-            return Err(refuse(HEADER_MISMATCH, &text));
+            return Err(refusal(400, request.message(), HEADER_MISMATCH, &text, None));
         }
     }
-    Ok(Inbound::Alone(Box::new(request.with_parameters(head.parameters.clone()))))
+    Ok(Inbound::Alone(Arc::new(request.with_parameters(head.parameters.clone()))))
 }
 
 /// Methods of the older era that the modern one has no more.
@@ -214,7 +210,7 @@ pub fn result(request: &Request, members: &str, ttl_ms: u64) -> Reply {
     let own = own_server();
     let mut edits: Vec<(&str, Option<&str>)> = Vec::new();
     let read = Members::parse(members).unwrap_or_default();
-    let meta = Members::parse(read.get("_meta").map_or("{}", |meta| meta.get()))
+    let meta = Members::parse(read.get("_meta").unwrap_or("{}"))
         .unwrap_or_default()
         .edited(&[(META_SERVER, Some(&own))]);
     if request.wire.kind == Kind::Modern {
@@ -361,9 +357,8 @@ pub fn check_parameters(request: &Request, annotated: &[(Arc<str>, Arc<str>)]) -
         let name = format!("mcp-param-{header}").to_lowercase();
         let found =
             request.parameters.iter().find(|(sent, _)| *sent == name).map(|(_, value)| value.as_str());
-        let value = members.get(property).filter(|value| value.get() != "null");
-        let wanted =
-            value.map(|value| members.string(property).unwrap_or_else(|| Cow::Borrowed(value.get())));
+        let value = members.get(property).filter(|value| *value != "null");
+        let wanted = value.map(|value| members.string(property).unwrap_or(Cow::Borrowed(value)));
         let same = match (found.map(header_text), &wanted) {
             (None, None) => true,
             (Some(Some(found)), Some(wanted)) => found == *wanted || same_number(&found, wanted),
@@ -404,16 +399,7 @@ pub fn pong(request: &Request) -> Reply {
 
 /// The request of a command-line client: one call that stands alone, and the headers that go with it.
 pub fn client_request(method: &str, params: &serde_json::Value) -> (Bytes, Vec<(Cow<'static, str>, String)>) {
-    let face = Face::own();
-    let mut params = params.clone();
-    if let Some(serde_json::Value::Object(meta)) = face.meta_for(&Wire::own()) {
-        for (name, value) in meta {
-            params["_meta"][name] = value;
-        }
-    }
-    let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-    let message = Message::parse(message.into()).expect("it was just written");
-    let request = Request::read(message, Wire::own(), face).expect("it was just written");
+    let request = Request::own(method, params, Wire::own(), Face::own());
     let mut headers = vec![
         (Cow::Borrowed("mcp-protocol-version"), MODERN.to_owned()),
         (Cow::Borrowed("mcp-method"), method.to_owned()),

@@ -21,7 +21,7 @@ fn code(result: Result<Inbound, Refusal>) -> (u16, i64) {
 #[test]
 fn each_contradiction_between_headers_and_body_is_refused() {
     let call = || body("tools/call", &modern_params());
-    assert!(matches!(inbound(call(), &head()), Ok(Inbound::Alone(_))));
+    assert!(matches!(inbound(&call(), &head()), Ok(Inbound::Alone(_))));
     for (change, expected) in [
         (Head { version: Some("2025-11-25"), ..head() }, (400, HEADER_MISMATCH)),
         (Head { version: None, ..head() }, (400, HEADER_MISMATCH)),
@@ -31,10 +31,10 @@ fn each_contradiction_between_headers_and_body_is_refused() {
         (Head { name: Some("=?base64?!?="), ..head() }, (400, HEADER_MISMATCH)),
         (Head { repeated: true, ..head() }, (400, HEADER_MISMATCH)),
     ] {
-        assert_eq!(code(inbound(call(), &change)), expected, "{change:?}");
+        assert_eq!(code(inbound(&call(), &change)), expected, "{change:?}");
     }
     let wrapped = Head { name: Some("=?base64?dA==?="), ..head() };
-    assert!(inbound(call(), &wrapped).is_ok());
+    assert!(inbound(&call(), &wrapped).is_ok());
 }
 
 #[test]
@@ -42,13 +42,13 @@ fn a_modern_request_must_say_what_it_is() {
     for params in
         [json!({}), json!({"_meta": {META_VERSION: MODERN}}), json!({"_meta": {META_CAPABILITIES: {}}})]
     {
-        assert_eq!(code(inbound(body("tools/call", &params), &head())), (400, INVALID_PARAMS), "{params}");
+        assert_eq!(code(inbound(&body("tools/call", &params), &head())), (400, INVALID_PARAMS), "{params}");
     }
     let unknown = json!({"_meta": {META_VERSION: "v999", META_CAPABILITIES: {}}});
     let at = Head { version: Some("v999"), ..head() };
-    assert_eq!(code(inbound(body("tools/call", &unknown), &at)), (400, UNSUPPORTED_VERSION));
+    assert_eq!(code(inbound(&body("tools/call", &unknown), &at)), (400, UNSUPPORTED_VERSION));
     let at = Head { method: Some("ping"), name: None, ..head() };
-    assert_eq!(code(inbound(body("ping", &modern_params()), &at)), (404, METHOD_NOT_FOUND));
+    assert_eq!(code(inbound(&body("ping", &modern_params()), &at)), (404, METHOD_NOT_FOUND));
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn the_older_era_is_what_says_nothing_or_says_initialize() {
         (body("tools/list", &json!({})), None),
         (body("tools/list", &json!({})), Some("2025-11-25")),
     ] {
-        assert!(matches!(inbound(text, &Head { version, ..Head::default() }), Ok(Inbound::InSession(_))));
+        assert!(matches!(inbound(&text, &Head { version, ..Head::default() }), Ok(Inbound::InSession(_))));
     }
-    assert_eq!(code(inbound(Bytes::from_static(b"[1"), &Head::default())), (400, -32700));
+    assert_eq!(code(inbound(&Bytes::from_static(b"[1"), &Head::default())), (400, -32700));
 }
 
 #[test]

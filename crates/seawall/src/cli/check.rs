@@ -18,8 +18,7 @@ pub(crate) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let loaded = match sources::load(&arguments.config).await {
         Err(failure) if arguments.json => {
-            let faults: Vec<&str> = failure.message.lines().skip(1).collect();
-            let faults = if faults.is_empty() { vec![failure.message.as_str()] } else { faults };
+            let faults = if failure.details.is_empty() { vec![failure.message] } else { failure.details };
             say!("{}", json!({"faults": faults}));
             return Ok(failure.exit);
         }

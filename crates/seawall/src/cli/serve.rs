@@ -162,7 +162,7 @@ async fn keep_up(
                 files = loaded.files;
                 seen = stamps(&files).await;
             }
-            Err(failure) => tracing::error!("the old configuration stays: {}", failure.message),
+            Err(failure) => tracing::error!("the old configuration stays: {failure}"),
         }
     }
 }

@@ -41,9 +41,11 @@ pub(super) async fn load(arguments: &ConfigArguments) -> Result<Loaded, Failure>
         base,
     };
     let (config, notes) = config::lower(&sources).map_err(|faults| {
-        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        let count = if lines.len() == 1 { "one fault".to_owned() } else { format!("{} faults", lines.len()) };
-        Failure::new(Exit::BadConfiguration, format!("the configuration has {count}\n{}", lines.join("\n")))
+        let details: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let count =
+            if details.len() == 1 { "one fault".to_owned() } else { format!("{} faults", details.len()) };
+        let message = format!("the configuration has {count}");
+        Failure { details, ..Failure::new(Exit::BadConfiguration, message) }
     })?;
     Ok(Loaded { config, notes, files })
 }

@@ -57,10 +57,10 @@ async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Resul
     }
     let (head, body) = request.into_parts();
     let body = read(front, body).await?;
-    let inbound = serve::inbound(body, &head_of(&head.headers)).map_err(|refusal| refused(&refusal))?;
+    let inbound = serve::inbound(&body, &head_of(&head.headers)).map_err(|refusal| refused(&refusal))?;
     let door = Door { front: Arc::clone(front), endpoint, caller, head };
     match inbound {
-        Inbound::Alone(request) => stateless::answer(door, *request).await,
+        Inbound::Alone(request) => stateless::answer(door, request).await,
         Inbound::AloneNotification(_) => Ok(accepted()),
         Inbound::InSession(message) => session::answer(door, message).await,
     }
@@ -85,7 +85,7 @@ impl Door {
         accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
     }
 
-    fn call(&self, request: McpRequest, conversation: Option<Arc<str>>, followed: bool) -> Call {
+    fn call(&self, request: Arc<McpRequest>, conversation: Option<Arc<str>>, followed: bool) -> Call {
         let asked =
             self.header(TIMEOUT).and_then(|limit| limit.parse().ok()).or_else(|| request.timeout_ms());
         Call {
@@ -104,13 +104,13 @@ impl Door {
         let gateway = &self.front.gateway;
         let opens = matches!(request.method(), "server/discover" | "initialize");
         match &self.endpoint {
-            _ if request.method() == "tools/list" => Some(gateway.list_tools(call.clone()).await),
+            _ if request.method() == "tools/list" => Some(Box::pin(gateway.list_tools(call.clone())).await),
             Endpoint::All if opens => Some(Ok(serve::greeting(request, None).into())),
             Endpoint::All if request.method() == "tools/call" => None,
             Endpoint::All => Some(Ok(serve::method_not_found(request).into())),
             Endpoint::One(name) if opens => {
                 let upstream = gateway.upstream(name)?;
-                let peer = gateway.introduction(call, &upstream).await;
+                let peer = Box::pin(gateway.introduction(call, &upstream)).await;
                 Some(peer.map(|peer| serve::greeting_of(request, &peer).into()))
             }
             Endpoint::One(_) => None,
@@ -145,22 +145,27 @@ async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
 }
 
 fn head_of(headers: &HeaderMap) -> Head<'_> {
-    let one = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let repeated = ["mcp-protocol-version", "mcp-method", "mcp-name"]
-        .iter()
-        .any(|name| headers.get_all(*name).iter().nth(1).is_some());
-    let parameters = headers
-        .iter()
-        .filter(|(name, _)| name.as_str().starts_with("mcp-param-"))
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-        .collect();
-    Head {
-        version: one("mcp-protocol-version"),
-        method: one("mcp-method"),
-        name: one("mcp-name"),
-        repeated,
-        parameters,
+    let mut head = Head::default();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if !name.starts_with("mcp-") {
+            continue;
+        }
+        // What is no text contradicts whatever the body says.
+        let value = value.to_str().unwrap_or_default();
+        let place = match name {
+            "mcp-protocol-version" => &mut head.version,
+            "mcp-method" => &mut head.method,
+            "mcp-name" => &mut head.name,
+            _ if name.starts_with("mcp-param-") => {
+                head.parameters.push((name.to_owned(), value.to_owned()));
+                continue;
+            }
+            _ => continue,
+        };
+        head.repeated |= place.replace(value).is_some();
     }
+    head
 }
 
 fn refused(refusal: &serve::Refusal) -> Refusal {

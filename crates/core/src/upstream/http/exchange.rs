@@ -145,9 +145,7 @@ impl Exchange {
                     self.step = None;
                     let response = answered.inspect_err(|lost| self.sent = lost.sent)?;
                     if response.status() == StatusCode::NOT_FOUND && self.instance.session.is_some() {
-                        self.instance.forgotten();
-                        self.sent = Sent::No;
-                        return Err(Lost::new(Sent::No, "its session had expired"));
+                        return Err(self.forgotten("its session had expired"));
                     }
                     if is_stream(&response) {
                         self.read(response);
@@ -167,14 +165,9 @@ impl Exchange {
                         && message.id().is_none()
                     {
                         // Servers that forgot a session say so in this way too; nothing was done.
-                        self.instance.forgotten();
-                        self.sent = Sent::No;
-                        let error =
-                            message.error().map_or_else(String::new, |error| error.as_str().to_owned());
-                        return Err(Lost::new(
-                            Sent::No,
-                            format!("it refused the session with HTTP 400: {error}"),
-                        ));
+                        let error = message.error();
+                        let error = error.as_ref().map_or("", |error| error.as_str());
+                        return Err(self.forgotten(format!("it refused the session with HTTP 400: {error}")));
                     }
                     return heard;
                 }
@@ -201,6 +194,13 @@ impl Exchange {
                 },
             }
         }
+    }
+
+    /// The upstream does not know the session any more, so it did nothing; the next call opens another.
+    fn forgotten(&mut self, why: impl Into<String>) -> Lost {
+        self.instance.forgotten();
+        self.sent = Sent::No;
+        Lost::new(Sent::No, why)
     }
 
     fn read(&mut self, response: Response<Incoming>) {

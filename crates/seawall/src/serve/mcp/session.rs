@@ -31,7 +31,7 @@ const RETRY_MS: u64 = 1000;
 
 pub(super) async fn answer(door: Door, message: Message) -> Result<Response<Body>, Refusal> {
     if message.method() == Some("initialize") && message.kind() == Kind::Request {
-        return open(door, message).await;
+        return Box::pin(open(door, message)).await;
     }
     let conversation = find(&door.front, &door.head.headers, &door.caller.name, Some(&message))?;
     if conversation.endpoint != door.endpoint {
@@ -77,7 +77,7 @@ async fn open(door: Door, message: Message) -> Result<Response<Body>, Refusal> {
     };
     let _open = conversation.open();
     let request = serve::in_session(message, &wire, &face).map_err(|refusal| refused(&refusal))?;
-    let call = door.call(request, Some(Arc::clone(&conversation.id)), false);
+    let call = door.call(Arc::new(request), Some(Arc::clone(&conversation.id)), false);
     let end = door.own_answer(&call).await.map(|end| end.map(|listed| listed.reply));
     let mut response = match &end {
         Some(end) => plain(&call.request, end),
@@ -134,7 +134,8 @@ async fn call(door: Door, conversation: &Arc<Conversation>, request: Request) ->
         return plain(&request, &Ok(serve::pong(&request)));
     }
     let open = conversation.open();
-    let call = door.call(request, Some(Arc::clone(&conversation.id)), conversation.is_followed());
+    let id = Arc::clone(&conversation.id);
+    let call = door.call(Arc::new(request), Some(id), conversation.is_followed());
     if let Some(end) = door.own_answer(&call).await {
         return door.own_response(&call.request, end);
     }

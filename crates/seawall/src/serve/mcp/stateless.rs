@@ -9,7 +9,7 @@ use seawall_proto::{Event, Request, era::serve, sse::write_event};
 use std::sync::Arc;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-pub(super) async fn answer(door: Door, request: Request) -> Result<Response<Body>, Refusal> {
+pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response<Body>, Refusal> {
     // A conversation's name is its caller's own: nobody else can mean the same one.
     let named = door.header(CONVERSATION).map(Arc::from).or_else(|| request.conversation().cloned());
     let conversation = named.map(|name| Arc::from(format!("{}/{name}", door.caller.name)));
@@ -29,7 +29,7 @@ pub(super) async fn answer(door: Door, request: Request) -> Result<Response<Body
 }
 
 /// The answer as a stream; dropped with it, the call is taken back.
-fn stream_of(request: Request, answer: Answer, first: Option<Event>) -> Response<Body> {
+fn stream_of(request: Arc<Request>, answer: Answer, first: Option<Event>) -> Response<Body> {
     let first = first.and_then(|event| message(&request, event)).map(|message| write_event(None, &message));
     stream::response((Some(answer), request), first, |(answer, request)| async move {
         let Some(mut answer) = answer else { return ((None, request), None) };
@@ -58,14 +58,14 @@ fn message(request: &Request, event: Event) -> Option<Bytes> {
 }
 
 struct Listening {
-    request: Request,
+    request: Arc<Request>,
     changes: Receiver<Arc<str>>,
     door: Arc<crate::serve::Front>,
     ended: bool,
 }
 
 /// A stream of changes of every upstream's tools.
-fn listen(door: &Door, request: Request) -> Response<Body> {
+fn listen(door: &Door, request: Arc<Request>) -> Response<Body> {
     let changes = door.front.gateway.catalog().changes();
     let first = write_event(None, &serve::acknowledged(&request));
     let state = Listening { request, changes, door: Arc::clone(&door.front), ended: false };
