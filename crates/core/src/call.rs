@@ -8,6 +8,7 @@ mod attempt;
 pub mod auth;
 pub mod journal;
 mod line;
+pub mod park;
 mod resolve;
 
 use crate::{Gateway, life::Task, time::Clock};
@@ -17,7 +18,7 @@ use journal::Journal;
 pub use line::InterestHandle;
 use line::{CallerSide, line};
 use resolve::Target;
-use seawall_proto::{Code, Event, Fault, Reply, Request, Stage};
+use seawall_proto::{Code, Event, Fault, Reply, Request, Stage, era::cross};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
@@ -68,6 +69,8 @@ pub enum Interest {
 #[derive(Debug)]
 pub struct Answer {
     line: CallerSide,
+    /// The request it answers now, where that is not the one that began the call.
+    readdress: Option<Arc<Request>>,
     journal: Option<Arc<Journal>>,
     waits_until: Option<Instant>,
     on_drop: Interest,
@@ -138,7 +141,14 @@ impl Answer {
     pub fn ready(end: Result<Reply, Fault>) -> Self {
         let (line, work) = line();
         work.end(Event::End(end));
-        Self { line, journal: None, waits_until: None, on_drop: Interest::Left, ended: false }
+        Self {
+            line,
+            readdress: None,
+            journal: None,
+            waits_until: None,
+            on_drop: Interest::Left,
+            ended: false,
+        }
     }
 
     /// The two ends of a call's answer.
@@ -146,6 +156,7 @@ impl Answer {
         let (line, work) = line();
         let answer = Self {
             line,
+            readdress: None,
             journal: Some(Arc::clone(journal)),
             waits_until: call.limit.map(|limit| Instant::now() + limit),
             on_drop: if call.request.wire().close_cancels() { Interest::Cancelled } else { Interest::Left },
@@ -176,7 +187,17 @@ impl Answer {
                 .map_or_else(|| fault.clone(), |journal| journal.complete(fault.clone()))))
         });
         self.ended = matches!(event, Event::End(_));
-        event
+        match &self.readdress {
+            Some(request) => readdressed(request, event),
+            None => event,
+        }
+    }
+
+    /// The same answer for a request that goes on with the call.
+    #[must_use]
+    fn for_request(mut self, request: &Arc<Request>) -> Self {
+        self.readdress = Some(Arc::clone(request));
+        self
     }
 
     /// Takes the call back, through a handle that outlives this borrow.
@@ -191,6 +212,18 @@ impl Answer {
         let stage = self.journal.as_ref().map_or(Stage::Answer, |journal| journal.stage());
         let fault = Fault::new(Code::Timeout, stage, text);
         self.journal.as_ref().map_or_else(|| fault.clone(), |journal| journal.complete(fault.clone()))
+    }
+}
+
+/// An event of a call in the words of another request for it.
+fn readdressed(request: &Request, event: Event) -> Event {
+    let to = |body| cross::readdressed(request, &body);
+    match event {
+        Event::Progress(body) => Event::Progress(to(body)),
+        Event::Log(body) => Event::Log(to(body)),
+        Event::Notification(body) => Event::Notification(to(body)),
+        Event::End(Ok(reply)) => Event::End(Ok(Reply { body: to(reply.body), ..reply })),
+        event => event,
     }
 }
 

@@ -60,6 +60,7 @@ struct State {
     next: u64,
     outbox: VecDeque<Bytes>,
     streams: VecDeque<Arc<Stream>>,
+    log_level: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Conversation {
@@ -205,6 +206,16 @@ impl Conversation {
         }
     }
 
+    /// Remembers which log messages its client wants: the JSON text of the level.
+    pub fn set_log_level(&self, level: &str) {
+        self.lock().log_level = Some(Arc::from(level));
+    }
+
+    /// Which log messages its client wants, as the JSON text of the level.
+    pub fn log_level(&self) -> Option<Arc<str>> {
+        self.lock().log_level.clone()
+    }
+
     /// A stream that its client can take up again.
     pub fn stream(&self) -> Arc<Stream> {
         let mut state = self.lock();
@@ -297,6 +308,7 @@ impl Conversations {
                 next: 0,
                 outbox: VecDeque::new(),
                 streams: VecDeque::new(),
+                log_level: None,
             }),
             wake: Notify::new(),
             ended: CancellationToken::new(),

@@ -19,6 +19,7 @@ pub mod upstream;
 use call::{
     admit::Admission,
     auth::{Caller, Callers},
+    park::Parking,
 };
 use catalog::Catalog;
 use config::Config;
@@ -46,6 +47,7 @@ pub struct Gateway {
     catalog: Catalog,
     admission: Admission,
     conversations: Conversations,
+    parking: Parking,
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
@@ -87,6 +89,7 @@ impl Gateway {
                 catalog,
                 admission: Admission::new(config_for_limits.limits.clone()),
                 conversations: Conversations::default(),
+                parking: Parking::default(),
                 life: life_of,
                 telemetry: Telemetry::default(),
                 own: Arc::new(Caller::unlimited("seawall")),
@@ -247,6 +250,7 @@ impl Gateway {
             loop {
                 let idle = this.config().limits.session_idle;
                 sleep((idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(30))).await;
+                this.parking.expire();
                 for expired in this.conversations.expire(idle) {
                     this.end_instances(&expired.id);
                 }

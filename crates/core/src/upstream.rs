@@ -27,7 +27,7 @@ use seawall_proto::{
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
@@ -199,6 +199,21 @@ impl Instance {
             Self::Http(instance) => instance.notify(message),
             #[cfg(test)]
             Self::Script(_) => {}
+        }
+    }
+
+    /// Has a legacy upstream log everything, once, where a modern caller's request wants logs: its requests choose
+    /// among them.
+    pub fn want_logs(&self, request: &Request) {
+        let Some(message) = self.peer().log_request(request) else { return };
+        let asked = match self {
+            Self::Stdio(instance) => &instance.logs,
+            Self::Http(instance) => &instance.logs,
+            #[cfg(test)]
+            Self::Script(_) => return,
+        };
+        if !asked.swap(true, Ordering::Relaxed) {
+            self.notify(message);
         }
     }
 
@@ -629,13 +644,13 @@ impl Upstream {
         let conversation = key.conversation();
         let name = Arc::clone(&self.name);
         let outlet = Arc::clone(&self.outlet);
-        let shared = conversation.is_none();
-        let face = if shared { wanted.face.without_capabilities() } else { Arc::clone(&wanted.face) };
+        let private = key.is_private();
+        let face = if private { Arc::clone(&wanted.face) } else { wanted.face.without_capabilities() };
         let owner = conversation.cloned();
         let say: Arc<dyn Fn(Broadcast) + Send + Sync> =
             Arc::new(move |broadcast| outlet(&name, owner.as_ref(), broadcast));
         let (pin, spoken, wire) = (self.config.era, self.spoken(), wanted.wire);
-        let plan = Plan { pin, spoken, wire, face, say, exclusive: !shared, budget };
+        let plan = Plan { pin, spoken, wire, face, say, exclusive: private, budget };
         let (instance, spoken) = match &self.connector {
             Connector::Stdio(connector) => {
                 let tails = |pid, tail| self.keep_tail(pid, tail);

@@ -6,6 +6,7 @@
 //! eras messages cross with nothing changed but ids, progress tokens and names; `docs/design/eras.md` lists every
 //! edit.
 
+pub mod cross;
 pub mod opening;
 pub mod peer;
 pub mod serve;
@@ -94,6 +95,13 @@ impl FromStr for Pin {
 /// An era as a key: instances that are spoken to in different eras are never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EraKey(Kind);
+
+impl EraKey {
+    /// Whether it is another era than the caller's.
+    pub fn crosses(self, caller: &Wire) -> bool {
+        self.0 != caller.kind
+    }
+}
 
 /// Which eras an upstream has been seen to speak, remembered so that no later opening has to guess.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -264,6 +264,19 @@ impl Message {
         splice(&self.body, edits)
     }
 
+    /// The same error response with another id and code.
+    pub(crate) fn answering_error(&self, id: &str, code: i64) -> Bytes {
+        let (Some(at), Some(error)) = (&self.id, &self.error) else { return self.answering(id, None) };
+        let mut edits: SmallVec<[(Span, Cow<'_, str>); 2]> = SmallVec::new();
+        edits.push((at.clone(), Cow::Borrowed(id)));
+        let old = std::str::from_utf8(&self.body[error.clone()]).ok();
+        let old = old.and_then(|text| Members::parse(text).ok()?.get("code"));
+        if let Some(old) = old.filter(|old| old.parse() != Ok(code)) {
+            edits.push((span(&self.body, old), Cow::Owned(code.to_string())));
+        }
+        splice(&self.body, edits)
+    }
+
     pub(crate) fn id_span(&self) -> Option<Span> {
         self.id.clone()
     }

@@ -20,6 +20,8 @@ pub struct Request {
     pub(crate) progress_token: Option<Span>,
     timeout_ms: Option<u64>,
     conversation: Option<Arc<str>>,
+    /// The level of log messages that its session asked for, as JSON.
+    pub(crate) log_level: Option<Arc<str>>,
     /// `Mcp-Param-*` headers as the caller sent them; only a caller of the modern era over HTTP has any.
     pub(crate) parameters: Vec<(String, String)>,
 }
@@ -68,6 +70,7 @@ impl Request {
             progress_token: meta.and_then(|meta| meta.get("progressToken")).map(at),
             timeout_ms: meta.and_then(|meta| meta.get(META_TIMEOUT)).and_then(|value| value.parse().ok()),
             conversation: meta.and_then(|meta| meta.string(META_SESSION)).map(Arc::from),
+            log_level: None,
             parameters: Vec::new(),
             message,
         }
@@ -140,6 +143,13 @@ impl Request {
     /// The caller's message.
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// Says which log messages its session wants: the JSON text of the level.
+    #[must_use]
+    pub fn with_log_level(mut self, level: Option<Arc<str>>) -> Self {
+        self.log_level = level;
+        self
     }
 
     /// Keeps the `Mcp-Param-*` headers that came with it.

@@ -9,12 +9,21 @@ use super::{
 };
 use crate::upstream::{Exchange, Heard, Instance, Lost, Sent, Upstream};
 use seawall_proto::{
-    Ask, Event, Fault, Reply, ReplySlot, Request, Stage,
-    era::peer::{Peer, parameter_headers},
+    Ask, Event, Fault, Message, Raw, Reply, ReplySlot, Request, Stage,
+    era::{
+        cross::{self, Input},
+        peer::{Peer, parameter_headers},
+    },
     event::Answer as AskAnswer,
     mcp::Effects,
 };
 use std::{sync::Arc, time::Duration};
+use tokio::{sync::oneshot, time::sleep};
+
+/// How often an upstream may want to know more before it has to answer.
+const ROUNDS: u32 = 16;
+/// How long to wait, at first, before an upstream that wants nothing but time is called again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How an attempt ended without a reply.
 #[derive(Debug)]
@@ -76,21 +85,88 @@ impl Attempt {
     pub(super) async fn run(&mut self, call: &Call, target: &Target) -> Result<Reply, Ended> {
         self.reach(Stage::Start);
         let instance = self.instance(&target.upstream, target).await?;
+        let peer = instance.peer();
+        let mut answered = None;
+        for round in 0..=ROUNDS {
+            let request = answered.as_ref().unwrap_or(&*call.request);
+            let response = match self.exchange(request, target, &instance, round).await? {
+                Ok(response) => response,
+                Err(reply) => return Ok(reply),
+            };
+            let Some(input) = peer.input(request, &response) else {
+                return Ok(peer.reply(request, &response));
+            };
+            match self.ask_all(&input, round).await? {
+                Ok(answers) => answered = Some(call.request.with_input(&answers, input.state.as_ref())),
+                Err(reason) => return Ok(cross::unanswered(request, &reason)),
+            }
+        }
+        let reason = format!("the upstream asked more than {ROUNDS} times");
+        Ok(cross::unanswered(&call.request, &reason))
+    }
+
+    /// Sends one request and waits for its response; the inner error is the reply to what cannot be sent.
+    async fn exchange(
+        &mut self,
+        request: &Request,
+        target: &Target,
+        instance: &Instance,
+        round: u32,
+    ) -> Result<Result<Message, Reply>, Ended> {
         let headers = target.tool.as_ref().map_or_else(Vec::new, |tool| {
-            parameter_headers(&tool.declared.header_parameters, call.request.arguments().as_ref())
+            parameter_headers(&tool.declared.header_parameters, request.arguments().as_ref())
         });
-        let exchange = match instance.exchange(&call.request, target.subject.as_deref(), headers) {
+        let exchange = match instance.exchange(request, target.subject.as_deref(), headers) {
             Ok(exchange) => exchange,
-            Err(reply) => return Ok(reply),
+            Err(reply) => return Ok(Err(reply)),
         };
+        instance.want_logs(request);
         self.journal.dispatching();
         self.exchange = Some(exchange);
         self.reach(Stage::Answer);
-        let outcome = self.listen(&call.request, target.effects, instance.peer()).await;
-        if matches!(&outcome, Err(Ended::Lost(lost)) if lost.sent == Sent::No) {
+        let outcome = self.listen(request, target.effects, instance.peer()).await;
+        // What went before it, an earlier round has done.
+        if round == 0 && matches!(&outcome, Err(Ended::Lost(lost)) if lost.sent == Sent::No) {
             self.journal.recalled();
         }
-        outcome
+        outcome.map(Ok)
+    }
+
+    /// Puts what a modern upstream wants to know to a legacy caller, all of it at once, and waits for the answers.
+    /// The inner error says why there is none.
+    async fn ask_all(
+        &mut self,
+        input: &Input,
+        round: u32,
+    ) -> Result<Result<Vec<(String, Raw)>, String>, Ended> {
+        let mut waiting = Vec::with_capacity(input.questions.len());
+        for (name, question) in &input.questions {
+            let (give, given) = oneshot::channel();
+            let reply = ReplySlot::new(move |answer| drop(give.send(answer)));
+            let ask = self.timed(Ask { message: question.clone(), reply });
+            // A question that finds no room is refused by being dropped.
+            if !self.line.push(Event::Ask(ask)) {
+                self.journal.dropped();
+            }
+            waiting.push((name, question, given));
+        }
+        let answers = async {
+            if waiting.is_empty() {
+                sleep(AGAIN * 2_u32.pow(round.min(5))).await;
+            }
+            let mut answers = Vec::with_capacity(waiting.len());
+            for (name, question, given) in waiting {
+                let answer = given.await.unwrap_or(AskAnswer::Refused("the client is gone"));
+                answers.push((name.clone(), cross::answer(question, answer)?));
+            }
+            Ok(answers)
+        };
+        tokio::select! {
+            biased;
+            answers = answers => Ok(answers),
+            () = self.journal.clock.expired() => Err(Ended::TimedOut),
+            _ = self.line.lower(self.interest) => Err(Ended::Cancelled),
+        }
     }
 
     /// Waits for an instance; its opening goes on if this call gives up.
@@ -104,7 +180,7 @@ impl Attempt {
     }
 
     /// Passes on what the upstream says until it has said the last.
-    async fn listen(&mut self, request: &Request, effects: Effects, peer: &Peer) -> Result<Reply, Ended> {
+    async fn listen(&mut self, request: &Request, effects: Effects, peer: &Peer) -> Result<Message, Ended> {
         let journal = Arc::clone(&self.journal);
         let expired = journal.clock.expired();
         tokio::pin!(expired);
@@ -113,7 +189,7 @@ impl Attempt {
             tokio::select! {
                 biased;
                 heard = exchange.next() => match heard.map_err(Ended::Lost)? {
-                    Heard::Response(response) => return Ok(peer.reply(request, &response)),
+                    Heard::Response(response) => return Ok(response),
                     heard => self.pass_on(request, peer, heard),
                 },
                 () = &mut expired => {
@@ -145,13 +221,13 @@ impl Attempt {
                     _ => Event::Notification(body),
                 }
             }
-            Heard::Ask(ask) if !peer.can_ask(request) => {
-                ask.reply.answer(AskAnswer::Refused(
-                    "the client cannot be asked: it speaks another era of the protocol",
-                ));
+            Heard::Ask(ask) if !peer.can_ask(request, &ask.message) => {
+                ask.reply.answer(AskAnswer::Refused("the client has not said that it can be asked this"));
                 return;
             }
             Heard::Ask(ask) => Event::Ask(self.timed(ask)),
+            // How an upstream of the other era answers says nothing about what its caller expects.
+            Heard::Streaming if !peer.speaks_as(request) => return,
             Heard::Streaming => Event::Streaming,
             Heard::Pause(retry_ms) => Event::Pause { retry_ms },
             Heard::Response(_) => return,

@@ -74,6 +74,7 @@ pub struct Instance {
     next: AtomicU64,
     in_flight: AtomicUsize,
     followed: AtomicBool,
+    pub(super) logs: AtomicBool,
     /// No new calls.
     gone: CancellationToken,
     /// No calls at all: those under way end too.
@@ -265,6 +266,7 @@ impl Instance {
             next: AtomicU64::new(1),
             in_flight: AtomicUsize::new(0),
             followed: AtomicBool::new(false),
+            logs: AtomicBool::new(false),
             gone: CancellationToken::new(),
             ended: CancellationToken::new(),
             life: life.clone(),

@@ -48,10 +48,17 @@ pub(super) struct InstanceKey {
 
 impl InstanceKey {
     pub(super) fn new(isolation: Isolation, wanted: &Wanted, sharing: Sharing, era: EraKey) -> Self {
-        // Only an instance of one conversation is opened with its client's capabilities.
-        let own = sharing == Sharing::Session && matches!(isolation, Isolation::Conversation(_));
+        // Only an instance of one client is opened with its capabilities: of one conversation, or, where a session
+        // is opened for requests that stand alone, of a caller's requests that say the same.
+        let own = sharing == Sharing::Session
+            && (matches!(isolation, Isolation::Conversation(_)) || era.crosses(&wanted.wire));
         let fingerprint = own.then(|| wanted.face.fingerprint().clone());
         Self { isolation, era, fingerprint }
+    }
+
+    /// Whether it is for clients that can all do the same, and nobody else's.
+    pub(super) fn is_private(&self) -> bool {
+        self.fingerprint.is_some()
     }
 
     pub(super) fn conversation(&self) -> Option<&Arc<str>> {

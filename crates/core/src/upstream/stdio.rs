@@ -18,14 +18,14 @@ use seawall_proto::{
     era::{
         Spoken,
         opening::{self, Opening, Step},
-        peer::{Incoming, Minted, Outgoing, Peer, answer_upstream},
+        peer::{Incoming, Minted, Outgoing, Peer, Topic, answer_upstream},
     },
     event::Answer,
 };
 use std::{
     collections::HashMap,
     ffi::OsString,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -68,6 +68,9 @@ pub struct Instance {
     say: Arc<dyn Fn(Broadcast) + Send + Sync>,
     /// Whether messages about no call in particular have a conversation to go to.
     exclusive: bool,
+    /// Whether it was opened for a caller that has no stream but those of its calls.
+    calls_only: bool,
+    pub(super) logs: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -274,6 +277,7 @@ impl Starting {
     fn run(self, peer: Peer, plan: &Plan, life: &Life, grace: Duration) -> Arc<Instance> {
         let (data, data_queue) = mpsc::channel(DATA_QUEUE);
         let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
+        let has_session = peer.has_session();
         let instance = Arc::new(Instance {
             pid: self.process.id(),
             peer,
@@ -284,6 +288,8 @@ impl Starting {
             ending: CancellationToken::new(),
             say: Arc::clone(&plan.say),
             exclusive: plan.exclusive(),
+            calls_only: plan.wire.close_cancels() && has_session,
+            logs: AtomicBool::new(false),
         });
         if let Some(opened) = instance.peer.opened() {
             instance.notify(opened);
@@ -508,6 +514,12 @@ impl Instance {
                     tracing::debug!(pid = self.pid, "a notification was dropped: its caller does not read");
                 }
             }
+            Incoming::Broadcast(Topic::Log) if self.calls_only => {
+                // It names no call; only where there is one alone is it that one's.
+                if let Some(heard) = self.only_call() {
+                    drop(heard.try_send(Ok(Heard::Notification(message, Topic::Log))));
+                }
+            }
             Incoming::Broadcast(topic) => (self.say)(Broadcast::Notification(message, topic)),
             Incoming::Ping => drop(self.control.try_send(answer_upstream(&message, None))),
             Incoming::Ask => self.ask(message),
@@ -534,18 +546,20 @@ impl Instance {
             return;
         }
         let ask = Ask { message, reply };
-        let only = {
-            let calls = self.lock();
-            let mut open = calls.open.values().filter(|pending| !pending.recalled);
-            match (open.next(), open.next()) {
-                (Some(pending), None) => Some(pending.heard.clone()),
-                _ => None,
-            }
-        };
-        match only {
+        match self.only_call() {
             // A full queue drops the ask, which refuses it.
             Some(heard) => drop(heard.try_send(Ok(Heard::Ask(ask)))),
             None => (self.say)(Broadcast::Ask(ask)),
+        }
+    }
+
+    /// The way to the one call that is under way, where there is exactly one.
+    fn only_call(&self) -> Option<mpsc::Sender<Result<Heard, Lost>>> {
+        let calls = self.lock();
+        let mut open = calls.open.values().filter(|pending| !pending.recalled);
+        match (open.next(), open.next()) {
+            (Some(pending), None) => Some(pending.heard.clone()),
+            _ => None,
         }
     }
 

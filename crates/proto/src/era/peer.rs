@@ -2,7 +2,7 @@
 
 use super::{
     Kind, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, META_SERVER, META_SUBSCRIPTION, META_VERSION, Wire,
-    opening::modern_meta,
+    cross, opening::modern_meta,
 };
 use crate::{
     event::{Reply, ReplyKind},
@@ -14,10 +14,14 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::{borrow::Cow, sync::Arc};
 
+/// The older era's error for a resource that is not there; the modern one has [`INVALID_PARAMS`] for it.
+const NO_RESOURCE: i64 = -32002;
+const INVALID_PARAMS: i64 = -32602;
+
 /// What an upstream's instance speaks and offers, as its opening told.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    wire: Wire,
+    pub(super) wire: Wire,
     opening: Raw,
     list_changes: bool,
     server: Option<Raw>,
@@ -204,8 +208,17 @@ impl Peer {
                 edits.push((at, Cow::Owned(token)));
             }
         } else {
+            if self.wire.kind == Kind::Modern && matches!(request.method(), "ping" | "logging/setLevel") {
+                // The modern era has neither: Seawall answers the one, and each request says the other itself.
+                return Err(result_reply(&request.id(), "{}"));
+            }
             if !crosses(request.method()) {
                 return Err(self.untranslatable(request));
+            }
+            if self.wire.kind == Kind::Legacy
+                && let Some(plain) = request.without_input()
+            {
+                return self.outgoing(&plain, subject, minted, parameters);
             }
             self.cross_meta(request, token.as_deref(), &mut edits);
         }
@@ -240,12 +253,15 @@ impl Peer {
             changes.push(("progressToken", Some(token)));
         }
         let version = format!("\"{}\"", self.wire.version);
+        let able = cross::capabilities(&request.face, request.wire.version);
         match self.wire.kind {
             Kind::Modern => {
                 changes.push((META_VERSION, Some(&version)));
                 changes.push((META_CLIENT, Some(request.face.info.as_str())));
-                // Nothing is declared: what the upstream would ask cannot cross yet.
-                changes.push((META_CAPABILITIES, Some("{}")));
+                changes.push((META_CAPABILITIES, Some(&able)));
+                if let Some(level) = &request.log_level {
+                    changes.push((META_LOG_LEVEL, Some(level)));
+                }
             }
             Kind::Legacy => changes.extend(
                 [META_VERSION, META_CLIENT, META_CAPABILITIES, META_LOG_LEVEL].map(|name| (name, None)),
@@ -272,7 +288,14 @@ impl Peer {
     pub fn reply(&self, request: &Request, response: &Message) -> Reply {
         let id = request.id();
         if let Some(code) = response.error_code() {
-            return Reply { body: response.answering(id.as_str(), None), kind: ReplyKind::Error(code) };
+            if let Some(wanted) = self.page_wanted(request, response) {
+                return wanted;
+            }
+            let crossed = self.crossed_code(request, code);
+            return Reply {
+                body: response.answering_error(id.as_str(), crossed),
+                kind: ReplyKind::Error(crossed),
+            };
         }
         let Some(result) = response.result() else {
             return Reply { body: response.answering(id.as_str(), None), kind: ReplyKind::Error(0) };
@@ -283,8 +306,8 @@ impl Peer {
             _ => ReplyKind::Result,
         };
         let crossed = match (self.wire.kind, request.wire.kind) {
-            (Kind::Legacy, Kind::Modern) => Some(to_modern(&result, request.method(), self.server.as_ref())),
-            (Kind::Modern, Kind::Legacy) if kind == ReplyKind::Result => Some(to_legacy(&result)),
+            (Kind::Legacy, Kind::Modern) => Some(to_modern(&result, request, self.server.as_ref())),
+            (Kind::Modern, Kind::Legacy) if kind == ReplyKind::Result => Some(to_legacy(&result, request)),
             (Kind::Modern, Kind::Legacy) => return self.untranslatable(request),
             _ => None,
         };
@@ -293,6 +316,17 @@ impl Peer {
             return Reply { body: response.body().clone(), kind };
         }
         Reply { body: response.answering(id.as_str(), crossed), kind }
+    }
+
+    /// The code by which the caller's era tells an error of this upstream.
+    fn crossed_code(&self, request: &Request, code: i64) -> i64 {
+        match (self.wire.kind, request.wire.kind, code) {
+            (Kind::Legacy, Kind::Modern, NO_RESOURCE) => INVALID_PARAMS,
+            (Kind::Modern, Kind::Legacy, INVALID_PARAMS) if request.method() == "resources/read" => {
+                NO_RESOURCE
+            }
+            _ => code,
+        }
     }
 
     fn untranslatable(&self, request: &Request) -> Reply {
@@ -307,8 +341,8 @@ impl Peer {
         error_reply(&request.id(), -32601, &text)
     }
 
-    /// Whether what the upstream asks in mid-call can be put to the caller of a request.
-    pub fn can_ask(&self, request: &Request) -> bool {
+    /// Whether it speaks the era of a request's caller.
+    pub fn speaks_as(&self, request: &Request) -> bool {
         self.wire.kind == request.wire.kind
     }
 
@@ -337,8 +371,7 @@ impl Peer {
     pub fn notification(&self, request: &Request, message: &Message, topic: Topic) -> Option<Bytes> {
         let caller = request.wire.kind;
         if topic == Topic::Log && caller == Kind::Modern && self.wire.kind == Kind::Legacy {
-            let meta = request.meta.clone().map(|at| &request.message().body()[at])?;
-            Members::parse(std::str::from_utf8(meta).ok()?).ok()?.get(META_LOG_LEVEL)?;
+            cross::wants_log(request, message).then_some(())?;
         }
         if topic != Topic::Progress && topic != Topic::Log && caller != self.wire.kind {
             return None;
@@ -366,6 +399,12 @@ pub fn answer_upstream(message: &Message, refusal: Option<&str>) -> Bytes {
             format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, id.as_str()).into()
         }
     }
+}
+
+/// A result of Seawall's own as a reply.
+pub(crate) fn result_reply(id: &Raw, result: &str) -> Reply {
+    let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, id.as_str()).into();
+    Reply { body, kind: ReplyKind::Result }
 }
 
 /// A JSON-RPC error of Seawall's own as a reply.
@@ -398,11 +437,16 @@ pub(super) fn cacheable(method: &str) -> bool {
     )
 }
 
-fn to_modern(result: &Raw, method: &str, server: Option<&Raw>) -> String {
+fn to_modern(result: &Raw, request: &Request, server: Option<&Raw>) -> String {
     let Ok(members) = Members::parse(result.as_str()) else { return result.as_str().to_owned() };
     let mut edits: Vec<(&str, Option<&str>)> = Vec::with_capacity(4);
     edits.push(("resultType", Some("\"complete\"")));
-    if cacheable(method) {
+    let tools = members.get("tools").filter(|_| request.method() == "tools/list");
+    let tools = tools.and_then(|tools| cross::tools_for(&request.wire, tools));
+    if let Some(tools) = &tools {
+        edits.push(("tools", Some(tools)));
+    }
+    if cacheable(request.method()) {
         edits.push(("ttlMs", Some("0")));
         edits.push(("cacheScope", Some("\"private\"")));
     }
@@ -416,13 +460,18 @@ fn to_modern(result: &Raw, method: &str, server: Option<&Raw>) -> String {
     members.edited(&edits)
 }
 
-fn to_legacy(result: &Raw) -> String {
+fn to_legacy(result: &Raw, request: &Request) -> String {
     let Ok(members) = Members::parse(result.as_str()) else { return result.as_str().to_owned() };
     let mut edits: Vec<(&str, Option<&str>)> =
         vec![("resultType", None), ("ttlMs", None), ("cacheScope", None)];
     // The older schemas allow an object only; the same facts are in `content`.
     if members.get("structuredContent").is_some_and(|content| !content.starts_with('{')) {
         edits.push(("structuredContent", None));
+    }
+    let tools = members.get("tools").filter(|_| request.method() == "tools/list");
+    let tools = tools.and_then(|tools| cross::tools_for(&request.wire, tools));
+    if let Some(tools) = &tools {
+        edits.push(("tools", Some(tools)));
     }
     members.edited(&edits)
 }

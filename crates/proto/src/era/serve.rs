@@ -391,6 +391,12 @@ pub fn opened(message: &Message) -> bool {
     message.method() == Some("notifications/initialized")
 }
 
+/// The level that a session's `logging/setLevel` asks for, as JSON.
+pub fn log_level(request: &Request) -> Option<String> {
+    let params = request.message.params().filter(|_| request.method() == "logging/setLevel")?;
+    Some(Members::parse(params.as_str()).ok()?.get("level")?.to_owned())
+}
+
 /// The empty answer to a session's `ping`.
 pub fn pong(request: &Request) -> Reply {
     let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, request.id().as_str());

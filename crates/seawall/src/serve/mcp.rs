@@ -203,14 +203,15 @@ fn last(request: &McpRequest, end: &Result<Reply, Fault>) -> Option<Bytes> {
     }
 }
 
-/// What a call says first, if it says anything soon. A client that takes no streams waits for the end.
-async fn first_event(door: &Door, answer: &mut Answer) -> Option<Event> {
+/// What a call says first, if it says anything soon. A client that takes no streams waits for the end, or for the
+/// question where `asks` says that a question ends its request.
+async fn first_event(door: &Door, answer: &mut Answer, asks: bool) -> Option<Event> {
     if door.takes_streams() {
         return timeout(PLAIN, answer.next()).await.ok();
     }
     loop {
         let event = answer.next().await;
-        if matches!(event, Event::End(_)) {
+        if matches!(event, Event::End(_)) || (asks && matches!(event, Event::Ask(_))) {
             return Some(event);
         }
     }

@@ -124,6 +124,10 @@ fn notified(door: &Door, conversation: &Arc<Conversation>, message: &Message) {
     }
     for upstream in door.front.gateway.upstreams() {
         for instance in upstream.instances_of(&conversation.id) {
+            // The modern era's requests say themselves what a session would be told.
+            if !instance.peer().has_session() {
+                continue;
+            }
             instance.notify(Outgoing { body: message.body().clone(), headers: Vec::new() });
         }
     }
@@ -134,15 +138,19 @@ async fn call(door: Door, conversation: &Arc<Conversation>, request: Request) ->
         return plain(&request, &Ok(serve::pong(&request)));
     }
     let open = conversation.open();
+    if let Some(level) = serve::log_level(&request) {
+        conversation.set_log_level(&level);
+    }
     let id = Arc::clone(&conversation.id);
-    let call = door.call(Arc::new(request), Some(id), conversation.is_followed());
+    let request = Arc::new(request.with_log_level(conversation.log_level()));
+    let call = door.call(request, Some(id), conversation.is_followed());
     if let Some(end) = door.own_answer(&call).await {
         return door.own_response(&call.request, end);
     }
     let request = call.request.clone();
     let mut answer = door.front.gateway.call(call);
     let started = conversation.started(request.id(), answer.interest());
-    match first_event(&door, &mut answer).await {
+    match first_event(&door, &mut answer, false).await {
         Some(Event::End(end)) => plain(&request, &end),
         first => {
             let stream = conversation.stream();

@@ -4,8 +4,12 @@ use super::{CONVERSATION, Door, first_event, last, plain};
 use crate::serve::{guard::Refusal, stream};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use seawall_core::call::{Answer, Endpoint};
-use seawall_proto::{Event, Request, era::serve, sse::write_event};
+use seawall_core::call::{Answer, Endpoint, park::Resumed};
+use seawall_proto::{
+    Event, Request,
+    era::{cross, serve},
+    sse::write_event,
+};
 use std::sync::Arc;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -20,35 +24,59 @@ pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response
     if let Some(end) = door.own_answer(&call).await {
         return Ok(door.own_response(&call.request, end));
     }
-    let request = call.request.clone();
-    let mut answer = door.front.gateway.call(call);
-    Ok(match first_event(&door, &mut answer).await {
+    let request = Arc::clone(&call.request);
+    let gateway = Arc::clone(&door.front.gateway);
+    let resumed = cross::given(&request).map(|given| gateway.resume(&door.caller, &request, given));
+    let mut answer = match resumed {
+        None | Some(Resumed::Foreign) => gateway.call(call),
+        Some(Resumed::Going(answer)) => answer,
+        Some(Resumed::Ended(end)) => return Ok(plain(&request, &end)),
+    };
+    Ok(match first_event(&door, &mut answer, true).await {
         Some(Event::End(end)) => plain(&request, &end),
-        first => stream_of(request, answer, first),
-    })
-}
-
-/// The answer as a stream; dropped with it, the call is taken back.
-fn stream_of(request: Arc<Request>, answer: Answer, first: Option<Event>) -> Response<Body> {
-    let first = first.and_then(|event| message(&request, event)).map(|message| write_event(None, &message));
-    stream::response((Some(answer), request), first, |(answer, request)| async move {
-        let Some(mut answer) = answer else { return ((None, request), None) };
-        loop {
-            let event = answer.next().await;
-            let ended = matches!(event, Event::End(_));
-            let piece = message(&request, event).map(|message| write_event(None, &message));
-            if ended {
-                return ((None, request), piece);
-            }
-            if piece.is_some() {
-                return ((Some(answer), request), piece);
-            }
+        Some(Event::Ask(ask)) => plain(&request, &Ok(gateway.park(&door.caller, &request, answer, ask))),
+        first => {
+            let first = first.and_then(|event| message(&request, event));
+            let first = first.map(|message| write_event(None, &message));
+            let streaming = Streaming { request, door, answer: Some(answer) };
+            stream::response(streaming, first, Streaming::next)
         }
     })
 }
 
-/// An event as a message on the stream of its request; a question is refused by being dropped, for this era asks
-/// in results only.
+/// An answer as a stream; dropped with it, the call is taken back.
+struct Streaming {
+    request: Arc<Request>,
+    door: Door,
+    /// None once the stream has had its last message.
+    answer: Option<Answer>,
+}
+
+impl Streaming {
+    async fn next(mut self) -> (Self, Option<Bytes>) {
+        let Some(mut answer) = self.answer.take() else { return (self, None) };
+        loop {
+            let message = match answer.next().await {
+                Event::Ask(ask) => {
+                    // The stream ends with the question, and the call waits for its caller to come back.
+                    let reply = self.door.front.gateway.park(&self.door.caller, &self.request, answer, ask);
+                    return (self, Some(write_event(None, &reply.body)));
+                }
+                Event::End(end) => {
+                    let piece = last(&self.request, &end).map(|message| write_event(None, &message));
+                    return (self, piece);
+                }
+                event => message(&self.request, event),
+            };
+            if let Some(message) = message {
+                self.answer = Some(answer);
+                return (self, Some(write_event(None, &message)));
+            }
+        }
+    }
+}
+
+/// An event as a message on the stream of its request.
 fn message(request: &Request, event: Event) -> Option<Bytes> {
     match event {
         Event::Progress(message) | Event::Log(message) | Event::Notification(message) => Some(message),
