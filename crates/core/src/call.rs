@@ -6,6 +6,7 @@
 pub mod admit;
 mod attempt;
 pub mod auth;
+mod heartbeat;
 pub mod journal;
 mod line;
 pub mod park;
@@ -14,6 +15,7 @@ mod resolve;
 use crate::{Gateway, life::Task, time::Clock};
 use attempt::{Attempt, Ended};
 use auth::Caller;
+use heartbeat::Heartbeat;
 use journal::Journal;
 pub use line::InterestHandle;
 use line::{CallerSide, line};
@@ -49,6 +51,8 @@ pub struct Call {
     pub request: Arc<Request>,
     /// How long its caller waits, when that is limited.
     pub limit: Option<Duration>,
+    /// How often its caller hears that it goes on, if it asked to hear of progress.
+    pub heartbeat: Option<Duration>,
     /// Whether the conversation's own messages have somebody to go to.
     pub followed: bool,
 }
@@ -71,6 +75,7 @@ pub struct Answer {
     line: CallerSide,
     /// The request it answers now, where that is not the one that began the call.
     readdress: Option<Arc<Request>>,
+    heartbeat: Option<Heartbeat>,
     journal: Option<Arc<Journal>>,
     waits_until: Option<Instant>,
     on_drop: Interest,
@@ -144,6 +149,7 @@ impl Answer {
         Self {
             line,
             readdress: None,
+            heartbeat: None,
             journal: None,
             waits_until: None,
             on_drop: Interest::Left,
@@ -157,8 +163,13 @@ impl Answer {
         let answer = Self {
             line,
             readdress: None,
+            heartbeat: Heartbeat::new(&call.request, call.heartbeat),
             journal: Some(Arc::clone(journal)),
-            waits_until: call.limit.map(|limit| Instant::now() + limit),
+            // A limit that is no shorter than the work's own adds nothing but a second answer to choose from.
+            waits_until: call
+                .limit
+                .filter(|limit| *limit < journal.clock.budget())
+                .map(|limit| Instant::now() + limit),
             on_drop: if call.request.wire().close_cancels() { Interest::Cancelled } else { Interest::Left },
             ended: false,
         };
@@ -170,15 +181,7 @@ impl Answer {
         if self.ended {
             return std::future::pending().await;
         }
-        let event = match self.waits_until {
-            None => self.line.next().await,
-            Some(until) => tokio::select! {
-                biased;
-                event = self.line.next() => event,
-                () = sleep_until(until) => Some(Event::End(Err(self.waited_out()))),
-            },
-        };
-        let event = event.unwrap_or_else(|| {
+        let event = self.heard().await.unwrap_or_else(|| {
             let text = "the call ended without an answer, which is a fault of Seawall; its log says more.";
             let fault = Fault::new(Code::Internal, Stage::Answer, text);
             Event::End(Err(self
@@ -193,9 +196,38 @@ impl Answer {
         }
     }
 
+    /// What comes first: word of the work, the caller's limit, or a sign of life. `None` when the work was dropped.
+    async fn heard(&mut self) -> Option<Event> {
+        let never = std::future::pending;
+        loop {
+            let (limit, due) = (self.waits_until, self.heartbeat.as_ref().map(|beats| beats.due));
+            tokio::select! {
+                biased;
+                event = self.line.next() => {
+                    if let (Some(Event::Progress(message)), Some(beats)) = (&event, &mut self.heartbeat)
+                        && !beats.rises(message)
+                    {
+                        continue;
+                    }
+                    return event;
+                }
+                () = async { match limit { Some(limit) => sleep_until(limit).await, None => never().await } } => {
+                    return Some(Event::End(Err(self.waited_out())));
+                }
+                () = async { match due { Some(due) => sleep_until(due).await, None => never().await } } => {
+                    if let Some(beat) = self.heartbeat.as_mut().and_then(Heartbeat::beat) {
+                        return Some(Event::Progress(beat));
+                    }
+                }
+            }
+        }
+    }
+
     /// The same answer for a request that goes on with the call.
     #[must_use]
     fn for_request(mut self, request: &Arc<Request>) -> Self {
+        let every = self.heartbeat.as_ref().and_then(Heartbeat::every);
+        self.heartbeat = Heartbeat::new(request, every);
         self.readdress = Some(Arc::clone(request));
         self
     }

@@ -61,6 +61,7 @@ fn call_by(tool: &str, (wire, face): (Wire, Arc<Face>)) -> Call {
         endpoint: Endpoint::One("s".into()),
         request: Arc::new(request),
         limit: None,
+        heartbeat: None,
         followed: false,
     }
 }
@@ -131,6 +132,23 @@ async fn the_callers_own_limit_ends_its_wait_and_not_the_work() {
         assert_eq!(happened(&gateway), record, "{tool}");
         assert!(gateway.admission.rows().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_call_tells_that_it_goes_on_and_progress_only_rises() {
+    let gateway = gateway(&["progress 5000; progress 3000; reply 500"], "").await;
+    let mut answer = gateway.call(Call { heartbeat: Some(2 * SECOND), ..call("read") });
+    let began = Instant::now();
+    let mut heard = Vec::new();
+    while let Event::Progress(message) = answer.next().await {
+        heard.push((began.elapsed().as_secs(), seawall_proto::era::serve::progress(&message).unwrap()));
+    }
+    assert_eq!(began.elapsed(), 17 * SECOND / 2);
+    // The upstream says 1 after five seconds, and again after eight, when a sign of life had gone past it.
+    let (seconds, told): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
+    assert_eq!(seconds, [2, 4, 5, 7]);
+    assert!(told.is_sorted_by(|earlier, later| earlier < later), "{told:?}");
+    assert_eq!(told[2], 1.0);
 }
 
 #[tokio::test(start_paused = true)]

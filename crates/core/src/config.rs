@@ -145,6 +145,8 @@ pub struct Config {
     pub callers: Vec<Caller>,
     /// The upstreams in file order, those of the own file first.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What holds for clients by their names, `[clients.NAME]` in file order.
+    pub clients: Vec<Client>,
     /// Limits of admission, memory and sessions; table `[limits]`.
     pub limits: Limits,
     /// How long running calls may go on once the daemon is told to stop; key `grace`, default 10 s. Zero ends
@@ -177,6 +179,17 @@ pub struct Caller {
     /// What it may see and call: patterns over `server__tool` in which `*` stands for anything, also nothing;
     /// key `tools`, default `["*"]`. An empty list allows no tool.
     pub tools: Vec<String>,
+}
+
+/// What holds for the calls of clients of one name, `[clients.NAME]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The name it gives itself in `clientInfo`.
+    pub name: String,
+    /// By when it wants an answer; key `limit`, default what is known of it. Zero: never.
+    pub limit: Option<Duration>,
+    /// How often a call that it asked for progress tells that it goes on; key `heartbeat`, default 8 s. Zero: never.
+    pub heartbeat: Option<Duration>,
 }
 
 /// A server that answers calls, `[servers.NAME]` or an entry of another client's file.

@@ -10,6 +10,7 @@ pub mod conversation;
 mod hear;
 pub mod life;
 pub mod list;
+pub mod profile;
 pub mod state;
 pub mod status;
 pub mod telemetry;

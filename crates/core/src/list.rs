@@ -326,6 +326,7 @@ impl Gateway {
             endpoint: Endpoint::One(Arc::clone(upstream)),
             request: Arc::new(Request::own("tools/list", &json!({}), Wire::own(), Face::own())),
             limit: None,
+            heartbeat: None,
             followed: false,
         }
     }
@@ -347,6 +348,7 @@ impl Gateway {
                 Arc::clone(&conversation.face),
             )),
             limit: None,
+            heartbeat: None,
             followed: conversation.is_followed(),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{Document, Faults, Item, Place, Section, closest};
-use super::{Caller, Config, ConfigFault, DEFAULT, Note, Source, Sources};
+use super::{Caller, Client, Config, ConfigFault, DEFAULT, Note, Source, Sources};
 use super::{address, foreign, limits, servers, values};
 
 /// The keys that a variable overrides: `limits.total` is `SEAWALL_LIMITS_TOTAL`.
@@ -65,6 +65,7 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     let allowed_origins = names(root.take("allowed_origins"), address::check_origin, &mut faults);
     names(root.take("import"), not_empty, &mut faults);
     let caller_tables = root.take_section("callers", &mut faults).named();
+    let client_tables = root.take_section("clients", &mut faults).named();
     let own_servers = root.take_section("servers", &mut faults);
     let limit_table = root.take_section("limits", &mut faults);
     root.finish(&[("mcpServers", "servers stand under [servers.NAME]")], &mut faults);
@@ -83,6 +84,7 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     }
     let listen = listen.map_or(LISTEN, |given| given.value);
     let callers = callers(caller_tables, &mut faults);
+    let clients = clients(client_tables, &mut faults);
     let surroundings = servers::Surroundings { environment: sources.environment, base: &sources.base };
     let mut upstreams = servers::servers(own_servers, &surroundings, &mut faults);
     foreign::join(&mut upstreams, sources, listen, &mut faults, &mut notes);
@@ -103,6 +105,7 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
         state: state.map_or_else(|| sources.state_default.clone(), |given| sources.base.join(given.value)),
         callers,
         upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        clients,
         limits,
         grace: grace.map_or(Duration::from_secs(10), |given| given.value),
     };
@@ -232,6 +235,17 @@ fn callers(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Caller> {
         callers.push(Caller { name: name.to_owned(), token_sha256, tools });
     }
     callers
+}
+
+fn clients(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Client> {
+    let read = |(name, item): (&str, Item<'_>)| {
+        let mut section = item.section(faults)?;
+        let limit = section.take("limit").and_then(|item| values::duration(&item, faults));
+        let heartbeat = section.take("heartbeat").and_then(|item| values::duration(&item, faults));
+        section.finish(&[], faults);
+        Some(Client { name: name.to_owned(), limit, heartbeat })
+    };
+    tables.into_iter().filter_map(read).collect()
 }
 
 fn pattern(text: &str) -> Result<(), &'static str> {

@@ -397,6 +397,25 @@ pub fn log_level(request: &Request) -> Option<String> {
     Some(Members::parse(params.as_str()).ok()?.get("level")?.to_owned())
 }
 
+/// How far a notification of progress says that its call is.
+pub fn progress(notification: &Bytes) -> Option<f64> {
+    let message = Message::parse(notification.clone()).ok()?;
+    Members::parse(message.params()?.as_str()).ok()?.get("progress")?.parse().ok()
+}
+
+/// Progress that tells no more than that a request is still being worked on, with its own token.
+pub fn still_there(request: &Request, progress: f64) -> Option<Bytes> {
+    let token =
+        std::str::from_utf8(&request.message.body()[request.progress_token.clone()?]).ok()?.to_owned();
+    Some(
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{}}}}}"#,
+            json!(progress)
+        )
+        .into(),
+    )
+}
+
 /// The empty answer to a session's `ping`.
 pub fn pong(request: &Request) -> Reply {
     let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, request.id().as_str());

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use seawall_core::{
     call::{Answer, Call, Endpoint, auth::Caller},
     list::Listed,
+    profile,
 };
 use seawall_proto::{
     Code, Event, Fault, Reply, Request as McpRequest,
@@ -88,11 +89,16 @@ impl Door {
     fn call(&self, request: Arc<McpRequest>, conversation: Option<Arc<str>>, followed: bool) -> Call {
         let asked =
             self.header(TIMEOUT).and_then(|limit| limit.parse().ok()).or_else(|| request.timeout_ms());
+        let asked = asked.filter(|limit| *limit > 0).map(Duration::from_millis);
+        // Only calls of tools are given up by their clients' clocks while somebody works on them.
+        let profile = (request.method() == "tools/call")
+            .then(|| profile::of(request.face(), &self.front.gateway.config()));
         Call {
             caller: Arc::clone(&self.caller),
             conversation,
             endpoint: self.endpoint.clone(),
-            limit: asked.filter(|limit| *limit > 0).map(Duration::from_millis),
+            limit: asked.or_else(|| profile.and_then(|profile| profile.limit)),
+            heartbeat: profile.and_then(|profile| profile.heartbeat),
             request,
             followed,
         }
