@@ -82,6 +82,8 @@ struct Entry {
     listings: HashMap<String, Arc<Listing>>,
     /// The listing for clients of no capabilities, or else the last one made.
     common: Option<Arc<Listing>>,
+    /// When it was last read, in this run of the daemon.
+    listed: Option<jiff::Timestamp>,
 }
 
 impl fmt::Debug for Catalog {
@@ -110,6 +112,11 @@ impl Tool {
             })
         });
         validator.as_ref().map_or(Ok(()), |validator| validator.check(arguments))
+    }
+
+    /// Why its schema does not compile, where it has one that does not.
+    pub fn schema_fault(&self) -> Option<String> {
+        Validator::compile(self.declared.input_schema.as_ref()?).err()
     }
 
     /// Its declaration under its public name, as JSON text.
@@ -245,7 +252,9 @@ impl Catalog {
     /// Takes in what an upstream offers to clients of one fingerprint, keeps it, and tells whether it is news.
     pub async fn learn(&self, upstream: &Arc<str>, key: &str, fingerprint: &str, listing: Listing) -> bool {
         let bytes = listing.to_bytes();
-        if !self.put(upstream, fingerprint, listing) {
+        let news = self.put(upstream, fingerprint, listing);
+        self.note_listed(upstream);
+        if !news {
             return false;
         }
         self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
@@ -310,6 +319,18 @@ impl Catalog {
     pub fn resolve(&self, public: &str) -> Option<(Arc<str>, Arc<str>)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.names.get(public).or_else(|| known.names.get(&fold(public))).cloned()
+    }
+
+    /// When an upstream's list was last read; `None` where it is only remembered from an earlier run.
+    pub fn listed(&self, upstream: &str) -> Option<jiff::Timestamp> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).upstreams.get(upstream)?.listed
+    }
+
+    fn note_listed(&self, upstream: &str) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = known.upstreams.get_mut(upstream) {
+            entry.listed = Some(jiff::Timestamp::now());
+        }
     }
 
     fn put(&self, upstream: &Arc<str>, fingerprint: &str, listing: Listing) -> bool {

@@ -28,10 +28,14 @@ use seawall_proto::{era::Pin, mcp::Effects};
 use sha2::{Digest, Sha256};
 
 pub use lower::{imports, lower};
+pub use servers::tame_name;
 
 /// The embedded configuration file: every key with its default, as comments (`#key = value`). It stands in
 /// where there is no `seawall.toml`.
 pub const DEFAULT: &str = include_str!("config/default.toml");
+
+/// Bounds one call where nothing else is set.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(50);
 
 /// One file's text. Its `Debug` form leaves the text out, because it may hold secrets.
 #[derive(Clone)]
@@ -237,7 +241,7 @@ impl Upstream {
             kind,
             sharing: Sharing::default(),
             era: Pin::default(),
-            timeout: Duration::from_secs(50),
+            timeout: TIMEOUT,
             start_timeout: Duration::from_secs(60),
             list_timeout: Duration::from_secs(10),
             limit: None,

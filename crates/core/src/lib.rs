@@ -7,6 +7,7 @@ pub mod call;
 pub mod catalog;
 pub mod config;
 pub mod conversation;
+pub mod explain;
 mod hear;
 pub mod life;
 pub mod list;

@@ -10,8 +10,11 @@ macro_rules! say {
 
 mod call;
 mod check;
+mod completions;
 mod daemon;
 pub(crate) mod demo;
+mod doctor;
+mod explain;
 mod logs;
 mod restart;
 mod serve;
@@ -20,6 +23,7 @@ mod status;
 mod token;
 mod tools;
 mod try_out;
+mod wrap;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, process::ExitCode};
@@ -54,6 +58,14 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// End an upstream's instances; the next call starts new ones.
     Restart(restart::Arguments),
+    /// Show where a tool comes from, what bounds a call of it, and who may make one.
+    Explain(explain::Arguments),
+    /// Check what a working daemon needs, and say what mends what is missing.
+    Doctor(doctor::Arguments),
+    /// Serve a command that speaks MCP over stdin and stdout at an HTTP address; `seawall -- COMMAND` for short.
+    Wrap(wrap::Arguments),
+    /// Print the script that lets a shell complete this program's command line.
+    Completions(completions::Arguments),
     /// The built-in server of `seawall try`, over stdin and stdout.
     #[command(hide = true)]
     DemoServer,
@@ -148,6 +160,10 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Status(arguments) => status::run(arguments).await,
         Command::Logs(arguments) => logs::run(arguments).await,
         Command::Restart(arguments) => restart::run(arguments).await,
+        Command::Explain(arguments) => explain::run(arguments).await,
+        Command::Doctor(arguments) => Box::pin(doctor::run(arguments)).await,
+        Command::Wrap(arguments) => Box::pin(wrap::run(arguments)).await,
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::DemoServer => Ok(Exit::Done),
     };
     match done {

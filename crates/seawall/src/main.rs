@@ -5,7 +5,7 @@ mod cli;
 mod serve;
 
 use clap::Parser;
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 use tokio::runtime::Builder;
 
 /// Returns memory to the system after a burst, and costs a call less than the system's own.
@@ -19,8 +19,17 @@ fn workers(cores: usize) -> usize {
     (cores / 2).max(1)
 }
 
+/// What was typed: `seawall -- COMMAND…` is short for `seawall wrap -- COMMAND…`.
+fn typed() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|first| first == "--") {
+        words.insert(1, "wrap".into());
+    }
+    words
+}
+
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::parse_from(typed());
     if matches!(cli.command, cli::Command::DemoServer) {
         return cli::demo::run();
     }

@@ -1,9 +1,11 @@
 //! The front doors: one listener, and what each path leads to.
 
 mod admin;
+mod explain;
 mod guard;
 pub(crate) mod log;
 mod mcp;
+mod sse;
 mod stream;
 
 use axum::{
@@ -41,12 +43,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Front {
     gateway: Arc<Gateway>,
     address: SocketAddr,
+    sse: sse::Sessions,
 }
 
 impl Front {
     /// The front of a gateway that listens at `address`.
     pub(crate) fn new(gateway: Arc<Gateway>, address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { gateway, address })
+        Arc::new(Self { gateway, address, sse: sse::Sessions::default() })
     }
 }
 
@@ -134,7 +137,10 @@ fn router(front: Arc<Front>) -> Router {
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
+        .route("/sse", get(sse::open))
+        .route("/sse/message", post(sse::message))
         .route("/api/v1/status", get(admin::status))
+        .route("/api/v1/explain/{tool}", get(explain::explain))
         .route("/api/v1/upstreams/{name}/logs", get(admin::logs))
         .route("/api/v1/upstreams/{name}/restart", post(admin::restart))
         .fallback(admin::nothing_here)

@@ -64,6 +64,11 @@ impl Callers {
         Self(callers.collect())
     }
 
+    /// All of them, in configured order.
+    pub fn all(&self) -> &[Arc<Caller>] {
+        &self.0
+    }
+
     /// Whether a token is needed at all.
     pub fn need_tokens(&self) -> bool {
         self.0.iter().any(|caller| caller.token_sha256.is_some())

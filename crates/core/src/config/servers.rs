@@ -43,7 +43,7 @@ pub(super) fn good_name(name: &str) -> bool {
 }
 
 /// The nearest name that a server may have.
-pub(super) fn tame_name(name: &str) -> String {
+pub fn tame_name(name: &str) -> String {
     let mut tame = String::new();
     for c in name.chars() {
         let c = if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };

@@ -1,6 +1,6 @@
 //! MCP over streamable HTTP, both eras on one endpoint.
 
-mod session;
+pub(super) mod session;
 mod stateless;
 
 use super::{Front, admin::is_json, guard, guard::Refusal, stream};
@@ -68,11 +68,11 @@ async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Resul
 }
 
 /// What is known of an HTTP request besides its message.
-struct Door {
-    front: Arc<Front>,
-    endpoint: Endpoint,
-    caller: Arc<Caller>,
-    head: Parts,
+pub(super) struct Door {
+    pub(super) front: Arc<Front>,
+    pub(super) endpoint: Endpoint,
+    pub(super) caller: Arc<Caller>,
+    pub(super) head: Parts,
 }
 
 impl Door {
@@ -86,7 +86,12 @@ impl Door {
         accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
     }
 
-    fn call(&self, request: Arc<McpRequest>, conversation: Option<Arc<str>>, followed: bool) -> Call {
+    pub(super) fn call(
+        &self,
+        request: Arc<McpRequest>,
+        conversation: Option<Arc<str>>,
+        followed: bool,
+    ) -> Call {
         let asked =
             self.header(TIMEOUT).and_then(|limit| limit.parse().ok()).or_else(|| request.timeout_ms());
         let asked = asked.filter(|limit| *limit > 0).map(Duration::from_millis);
@@ -105,7 +110,7 @@ impl Door {
     }
 
     /// Answers what Seawall answers itself; `None` for what goes to an upstream as it is.
-    async fn own_answer(&self, call: &Call) -> Option<Result<Listed, Fault>> {
+    pub(super) async fn own_answer(&self, call: &Call) -> Option<Result<Listed, Fault>> {
         let request = &call.request;
         let gateway = &self.front.gateway;
         let opens = matches!(request.method(), "server/discover" | "initialize");
@@ -136,7 +141,7 @@ impl Door {
     }
 }
 
-async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
     let limit = front.gateway.config().limits.message;
     let collected = timeout(BODY_LIMIT, Limited::new(body, limit).collect()).await;
     match collected {
@@ -174,12 +179,12 @@ fn head_of(headers: &HeaderMap) -> Head<'_> {
     head
 }
 
-fn refused(refusal: &serve::Refusal) -> Refusal {
+pub(super) fn refused(refusal: &serve::Refusal) -> Refusal {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
     guard::json(status, refusal.body.clone())
 }
 
-fn accepted() -> Response<Body> {
+pub(super) fn accepted() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::ACCEPTED;
     response
@@ -201,7 +206,7 @@ fn plain(request: &McpRequest, end: &Result<Reply, Fault>) -> Response<Body> {
 }
 
 /// The end of a call as the last message of a stream; `None` for a call that was taken back.
-fn last(request: &McpRequest, end: &Result<Reply, Fault>) -> Option<Bytes> {
+pub(super) fn last(request: &McpRequest, end: &Result<Reply, Fault>) -> Option<Bytes> {
     match end {
         Ok(reply) => Some(reply.body.clone()),
         Err(fault) if fault.code == Code::Cancelled => None,

@@ -114,7 +114,7 @@ fn find(
         .ok_or_else(|| refuse(404, "Session not found; open another with `initialize`"))
 }
 
-fn notified(door: &Door, conversation: &Arc<Conversation>, message: &Message) {
+pub(in crate::serve) fn notified(door: &Door, conversation: &Arc<Conversation>, message: &Message) {
     if let Some(id) = serve::cancelled(message) {
         conversation.cancel(&id);
         return;

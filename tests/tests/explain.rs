@@ -1,0 +1,314 @@
+//! The verbs that tell how things stand, and the one that wraps a command: `explain`, `doctor`, `completions`, `wrap`.
+#![expect(clippy::disallowed_methods, reason = "tests start programs, and read and write files themselves")]
+
+use rustix::process::{Pid, Signal, kill_process};
+use seawall_tests::{
+    Client, Daemon, PATIENCE, Process, Transport, Upstream, binary, caller, eventually, free_address,
+    misbehave_command, send, well, within,
+};
+use serde_json::{Value, json};
+use std::{fs, net::TcpListener, process::Stdio};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// What a run of the command line came to.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    output: String,
+    error: String,
+}
+
+impl Said {
+    /// The one JSON value that it printed.
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs the command line in an empty home.
+async fn seawall(arguments: &[&str]) -> Said {
+    let home = directory();
+    let mut command = Command::new(binary("seawall"));
+    command.args(arguments).env_clear().env("HOME", home.path()).current_dir(home.path());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = within(&format!("seawall {}", arguments.join(" ")), PATIENCE, command.output()).await;
+    let output = output.expect("a program that has been built can be run");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what is printed is UTF-8");
+    Said { code: output.status.code().unwrap_or(-1), output: text(output.stdout), error: text(output.stderr) }
+}
+
+/// Runs a verb with the configuration of a daemon.
+async fn at(daemon: &Daemon, arguments: &[&str]) -> Said {
+    let file = daemon.configuration();
+    let file = file.to_str().expect("temporary paths are UTF-8");
+    let (verb, rest) = arguments.split_first().expect("there is a verb");
+    seawall(&[&[*verb, "--config", file][..], rest].concat()).await
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("there is room for temporary files")
+}
+
+/// A directory with a configuration file, and the path of that.
+fn configuration(text: &str) -> (TempDir, String) {
+    let directory = directory();
+    let file = directory.path().join("seawall.toml");
+    fs::write(&file, text).expect("a temporary directory can be written");
+    (directory, file.into_os_string().into_string().expect("temporary paths are UTF-8"))
+}
+
+/// What is told of a tool.
+async fn explained(daemon: &Daemon, tool: &str) -> Value {
+    let said = at(daemon, &["explain", tool, "--json"]).await;
+    assert_eq!(said.code, 0, "{tool}: {said:?}");
+    said.json()
+}
+
+#[tokio::test]
+async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
+    let keys = "sharing = \"everyone\"\ntimeout = \"7s\"\nlimit = 3\n\n\
+                [servers.it.tools.hang]\ntimeout = \"2s\"\neffects = \"idempotent\"";
+    let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
+    let doubtful = Upstream::start(Transport::Stdio, "doubtful", &[], "trust_hints = false").await;
+    let limits = "[limits]\ntotal = 9\ncaller = 8\nconversation = 7\nqueue = 6\nshare = 0.25\n";
+    let daemon = Daemon::start(&format!("{limits}{}{}{}", it.table(), doubtful.table(), well())).await;
+    Client::modern(&daemon.url("/mcp"), None).list().await;
+
+    // However a model spells it.
+    let hang = explained(&daemon, "IT--Hang").await;
+    let expected = json!({
+        "name": "it__hang", "server": "it", "kind": "stdio", "tool": "hang", "renamed": null,
+        "timeout": {"ms": 2000, "from": "tool"},
+        "effects": {"value": "idempotent", "from": "configuration"},
+        "sharing": "everyone", "limit": 3,
+        "limits": {"total": 9, "caller": 8, "conversation": 7, "queue": 6, "share": 0.25},
+        "callers": ["local"], "schema": {"state": "compiles", "fault": null},
+        "listed": hang["listed"], "failure": null,
+    });
+    assert_eq!(hang, expected);
+    assert!(hang["listed"].as_str().is_some_and(|listed| listed.starts_with("20")), "{hang}");
+
+    let told = [
+        ("it__echo", json!({"ms": 7000, "from": "server"}), json!({"value": "none", "from": "annotations"})),
+        (
+            "well__slow",
+            json!({"ms": 50_000, "from": "default"}),
+            json!({"value": "writes", "from": "nobody"}),
+        ),
+        (
+            "doubtful__echo",
+            json!({"ms": 50_000, "from": "default"}),
+            json!({"value": "writes", "from": "distrust"}),
+        ),
+    ];
+    for (tool, timeout, effects) in told {
+        let known = explained(&daemon, tool).await;
+        assert_eq!((&known["timeout"], &known["effects"]), (&timeout, &effects), "{tool}");
+    }
+
+    let plain = at(&daemon, &["explain", "it__hang"]).await;
+    assert_eq!(plain.code, 0, "{plain:?}");
+    for fact in
+        ["it__hang\n", "server it (stdio)", "2s, set in", "one instance for everyone", "25 %", "local"]
+    {
+        assert!(plain.output.contains(fact), "it does not say {fact:?}: {plain:?}");
+    }
+}
+
+#[tokio::test]
+async fn explain_offers_the_nearest_names_for_one_that_no_tool_has() {
+    let daemon = Daemon::start(&well()).await;
+    Client::modern(&daemon.url("/mcp"), None).list().await;
+    for name in ["well__ecko", "ecko"] {
+        let said = at(&daemon, &["explain", name]).await;
+        assert_eq!((said.code, said.output.as_str()), (1, ""), "{said:?}");
+        assert!(said.error.contains("well__echo"), "{said:?}");
+        let said = at(&daemon, &["explain", name, "--json"]).await;
+        assert_eq!(said.code, 1, "{said:?}");
+        let nearest = said.json()["nearest"].clone();
+        assert_eq!(
+            (nearest.as_array().map(Vec::len), &nearest[0]),
+            (Some(3), &json!("well__echo")),
+            "{said:?}"
+        );
+    }
+    let strange = at(&daemon, &["explain", "a b/c?d%"]).await;
+    assert!(strange.code == 1 && strange.error.contains("a b/c?d%"), "{strange:?}");
+}
+
+#[tokio::test]
+async fn explain_names_those_who_may_call_to_who_may_call_everything() {
+    let callers = caller("all", "token-all", &["*"])
+        + &caller("narrow", "token-narrow", &["well__echo"])
+        + &caller("other", "token-other", &["other__*"]);
+    let daemon = Daemon::start(&(callers + &well())).await;
+    Client::modern(&daemon.url("/mcp"), Some("token-all")).list().await;
+    for (tool, names) in [("well__echo", json!(["all", "narrow"])), ("well__pid", json!(["all"]))] {
+        let said = at(&daemon, &["explain", "--token", "token-all", "--json", tool]).await;
+        assert_eq!((said.code, &said.json()["callers"]), (0, &names), "{tool}: {said:?}");
+    }
+    let refused = at(&daemon, &["explain", "--token", "token-narrow", "well__echo"]).await;
+    assert!(refused.code == 1 && refused.error.contains("FORBIDDEN"), "{refused:?}");
+    let url = daemon.url("/api/v1/explain/well__echo");
+    assert_eq!(send(&url, "GET", &[], "").await.status, 401);
+    assert_eq!(send(&url, "GET", &[("host", "evil.example")], "").await.status, 403);
+}
+
+#[tokio::test]
+async fn explain_needs_a_daemon() {
+    let (_directory, file) = configuration("state = \"state\"");
+    let said = seawall(&["explain", "--config", &file, "a__b"]).await;
+    assert!(said.code == 3 && said.error.contains("seawall serve"), "{said:?}");
+}
+
+/// The outcome of a check, and what mends it.
+fn checked<'a>(report: &'a Value, what: &str) -> (&'a str, &'a str) {
+    let check = report["checks"].as_array().into_iter().flatten().find(|check| check["check"] == what);
+    let check = check.unwrap_or_else(|| panic!("{what} was not checked: {report}"));
+    (check["outcome"].as_str().unwrap_or_default(), check["mend"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn doctor_finds_nothing_wrong_with_a_daemon_that_works() {
+    let service = Upstream::start(Transport::ModernHttp, "service", &[], "").await;
+    let daemon = Daemon::start(&format!("{}{}", well(), service.table())).await;
+    Client::modern(&daemon.url("/mcp"), None).list().await;
+    let said = at(&daemon, &["doctor", "--json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let report = said.json();
+    assert_eq!(report["good"], true);
+    let all = [
+        "configuration",
+        "state directory",
+        "daemon",
+        "port",
+        "server well",
+        "server service",
+        "tools of well",
+        "tools of service",
+    ];
+    for what in all {
+        assert_eq!(checked(&report, what), ("ok", ""), "{what}: {report}");
+    }
+    let plain = at(&daemon, &["doctor"]).await;
+    assert_eq!((plain.code, plain.output.lines().count()), (0, all.len()), "{plain:?}");
+    assert!(plain.output.lines().all(|line| line.starts_with("ok    ")), "{plain:?}");
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_missing_and_what_mends_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let listen = taken.local_addr().expect("a bound socket has an address");
+    let silent = free_address();
+    let text = format!(
+        "listen = \"{listen}\"\nstate = \"state\"\n\
+         [servers.absent]\ncommand = \"no-such-program\"\n\
+         [servers.node]\ncommand = \"npx\"\nargs = [\"server\"]\n\
+         [servers.file]\ncommand = \"./seawall.toml\"\n\
+         [servers.silent]\nurl = \"http://{silent}/mcp\"\n\
+         [servers.needy]\nurl = \"${{DOCTOR_NEEDS_THIS}}\"\n\
+         [servers.unused]\nurl = \"http://{silent}/mcp\"\nenabled = false\n"
+    );
+    let (_directory, file) = configuration(&text);
+    let said = seawall(&["doctor", "--config", &file, "--json"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let report = said.json();
+    assert_eq!(report["good"], false);
+    for (what, mend) in [
+        ("server absent", "install it"),
+        ("server node", "Node.js"),
+        ("server file", "chmod +x"),
+        ("server silent", "curl"),
+        ("server needy", "export DOCTOR_NEEDS_THIS"),
+        ("port", "`listen`"),
+    ] {
+        let (outcome, found) = checked(&report, what);
+        assert!(outcome == "fail" && found.contains(mend), "{what}: {report}");
+    }
+    for what in ["configuration", "state directory", "daemon"] {
+        assert_eq!(checked(&report, what).0, "ok", "{what}: {report}");
+    }
+    assert!(!report.to_string().contains("server unused"), "{report}");
+}
+
+#[tokio::test]
+async fn doctor_names_the_faults_of_a_configuration() {
+    let (_directory, file) = configuration("listen = \"here\"\nstat = \"x\"\n");
+    let said = seawall(&["doctor", "--config", &file]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let lines: Vec<&str> = said.output.lines().collect();
+    assert_eq!(lines.len(), 2, "{said:?}");
+    assert!(lines.iter().all(|line| line.starts_with("fail  configuration: ")), "{said:?}");
+}
+
+#[tokio::test]
+async fn each_shell_gets_completions() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let said = seawall(&["completions", shell]).await;
+        assert!(said.code == 0 && said.output.contains("completions"), "{shell}: {said:?}");
+    }
+    assert_eq!(seawall(&["completions", "tcl"]).await.code, 2);
+}
+
+/// A command that is wrapped, and its endpoint. The directory has its output and its temporary files.
+async fn wrapped(directory: &TempDir, flags: &[&str]) -> (Process, String) {
+    let (command, arguments) = misbehave_command(&[]);
+    let mut all = vec!["wrap", "--listen", "127.0.0.1:0"];
+    all.extend_from_slice(flags);
+    all.extend_from_slice(&["--", command.as_str()]);
+    all.extend(arguments.iter().map(String::as_str));
+    let temporary = directory.path().to_str().expect("temporary paths are UTF-8");
+    let process = Process::run("seawall", binary("seawall"), all, &[("TMPDIR", temporary)], directory.path());
+    let mut url = None;
+    eventually("it says where it listens", PATIENCE, async || {
+        let output = process.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("Point a client at "));
+        url = line.and_then(|line| line.split(';').next()).map(str::to_owned);
+        url.is_some()
+    })
+    .await;
+    (process, url.expect("the condition held"))
+}
+
+#[tokio::test]
+async fn wrap_serves_one_command_and_leaves_nothing_behind() {
+    let directory = directory();
+    let (mut process, url) = wrapped(&directory, &[]).await;
+    assert!(url.ends_with("/mcp/misbehave"), "{url}");
+    let (first, second) = (Client::legacy(&url, None).await, Client::legacy(&url, None).await);
+    assert_eq!(first.call("echo", r#"{"text":"hello"}"#).await.said(), "hello");
+    let pids = [first.call("pid", "{}").await, second.call("pid", "{}").await];
+    assert_ne!(pids[0].said(), pids[1].said(), "two conversations share a process");
+
+    let pid = Pid::from_raw(process.pid().cast_signed()).expect("no process has the number 0");
+    kill_process(pid, Signal::INT).expect("a child that nobody has waited for can be signalled");
+    assert_eq!(process.ended().await, 0);
+    let left = fs::read_dir(directory.path()).expect("a temporary directory can be read").flatten();
+    let left: Vec<_> =
+        left.map(|entry| entry.file_name()).filter(|name| name != "stdout" && name != "stderr").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn wrap_is_named_and_shared_as_it_is_told() {
+    let directory = directory();
+    let (_process, url) = wrapped(&directory, &["--name", "it", "--sharing", "everyone"]).await;
+    assert!(url.ends_with("/mcp/it"), "{url}");
+    let (first, second) = (Client::legacy(&url, None).await, Client::legacy(&url, None).await);
+    let pids = [first.call("pid", "{}").await, second.call("pid", "{}").await];
+    assert_eq!(pids[0].said(), pids[1].said(), "each conversation has a process of its own");
+}
+
+#[tokio::test]
+async fn wrap_says_what_is_wrong_with_a_command_line() {
+    // Two dashes alone are short for the verb.
+    let nothing = seawall(&["--"]).await;
+    assert!(nothing.code == 2 && nothing.error.contains("seawall wrap"), "{nothing:?}");
+    let name = seawall(&["wrap", "--name", "a b", "--", "true"]).await;
+    assert!(name.code == 2 && name.error.contains("a b"), "{name:?}");
+    let sharing = seawall(&["wrap", "--sharing", "nobody", "--", "true"]).await;
+    assert!(sharing.code == 2 && sharing.error.contains("everyone"), "{sharing:?}");
+    let far = seawall(&["wrap", "--listen", "0.0.0.0:0", "--", "true"]).await;
+    assert!(far.code == 2 && far.error.contains("callers"), "{far:?}");
+}
