@@ -34,6 +34,8 @@ const OVER: Duration = Duration::from_secs(2);
 pub enum Endpoint {
     /// All of them, their tools under public names.
     All,
+    /// Those of the group with this name, likewise.
+    Group(Arc<str>),
     /// One, its tools under their own names.
     One(Arc<str>),
 }

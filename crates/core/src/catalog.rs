@@ -5,14 +5,20 @@
 //! servers show different tools to clients of different capabilities.
 
 mod names;
+mod offer;
 mod validate;
 
 use crate::config;
 use names::{fold, hashed, public_name};
+pub use offer::{Item, Offer};
 use seawall_jobs::{Draft, Expect, Store, StoreError};
 use seawall_proto::{
     Raw,
-    era::{Face, Spoken, peer::Peer},
+    era::{
+        Face, Spoken,
+        offer::{List, Offered, Offering},
+        peer::Peer,
+    },
     mcp::{self, Effects},
 };
 use serde_json::json;
@@ -58,8 +64,12 @@ pub struct Tool {
 pub struct Listing {
     /// What the upstream said of itself when it was opened.
     pub peer: Peer,
+    /// What it says that it has.
+    pub offered: Offered,
     /// Its tools, in its order.
     pub tools: Vec<Arc<Tool>>,
+    /// Its other lists.
+    pub offer: Offer,
     by_name: HashMap<Arc<str>, usize>,
 }
 
@@ -73,8 +83,10 @@ pub struct Catalog {
 #[derive(Debug, Default)]
 struct Known {
     upstreams: HashMap<Arc<str>, Entry>,
-    /// Public names, as they stand and folded, to upstream and tool.
+    /// Public names of tools, as they stand and folded, to upstream and tool.
     names: HashMap<String, (Arc<str>, Arc<str>)>,
+    /// Public names of prompts, likewise.
+    prompts: HashMap<String, (Arc<str>, Arc<str>)>,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +164,18 @@ impl Listing {
                 declared,
             }));
         }
-        Self { peer, tools, by_name }
+        Self { offered: Offered::of(&peer), peer, tools, offer: Offer::default(), by_name }
+    }
+
+    /// The same with other lists besides the tools.
+    fn with_offer(&self, offer: Offer) -> Self {
+        Self {
+            peer: self.peer.clone(),
+            offered: self.offered,
+            tools: self.tools.clone(),
+            offer,
+            by_name: self.by_name.clone(),
+        }
     }
 
     /// A tool by its own name.
@@ -160,7 +183,7 @@ impl Listing {
         self.by_name.get(name).map(|at| &self.tools[*at])
     }
 
-    /// Whether another listing says the same.
+    /// Whether another listing says the same of the upstream and its tools.
     fn equals(&self, other: &Self) -> bool {
         self.peer.opening() == other.peer.opening()
             && self.tools.len() == other.tools.len()
@@ -179,6 +202,7 @@ impl Listing {
             "version": self.peer.wire().version(),
             "opening": self.peer.opening().as_str(),
             "tools": tools,
+            "offer": self.offer.to_value(),
         })
         .to_string()
         .into_bytes()
@@ -192,7 +216,8 @@ impl Listing {
         let raw = |text: &str| Raw::parse(text.to_owned().into()).ok();
         let peer = Peer::recall(value["version"].as_str()?, raw(value["opening"].as_str()?)?)?;
         let tools = value["tools"].as_array()?.iter().filter_map(|tool| raw(tool.as_str()?)).collect();
-        Some(Self::new(upstream, peer, tools))
+        let offer = Offer::from_value(&upstream.name, &value["offer"]);
+        Some(Self { offer, ..Self::new(upstream, peer, tools) })
     }
 }
 
@@ -249,8 +274,18 @@ impl Catalog {
         self.keep(ERAS, key, &[ERAS_FORMAT, spoken.to_byte()]).await;
     }
 
-    /// Takes in what an upstream offers to clients of one fingerprint, keeps it, and tells whether it is news.
-    pub async fn learn(&self, upstream: &Arc<str>, key: &str, fingerprint: &str, listing: Listing) -> bool {
+    /// Takes in the tools that an upstream offers to clients of one fingerprint, keeps them, and tells whether they
+    /// are news. What is known of its other lists stays.
+    pub async fn learn(
+        &self,
+        upstream: &Arc<str>,
+        key: &str,
+        fingerprint: &str,
+        mut listing: Listing,
+    ) -> bool {
+        if let Some(known) = self.listing(upstream, fingerprint) {
+            listing.offer = known.offer.clone();
+        }
         let bytes = listing.to_bytes();
         let news = self.put(upstream, fingerprint, listing);
         self.note_listed(upstream);
@@ -260,6 +295,20 @@ impl Catalog {
         self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
         let _ = self.changes.send(Arc::clone(upstream));
         true
+    }
+
+    /// Takes in an upstream's other lists for clients of a fingerprint whose tools are known, keeps them, and tells
+    /// which of them are news.
+    pub async fn learn_offer(
+        &self,
+        upstream: &Arc<str>,
+        key: &str,
+        fingerprint: &str,
+        offer: Offer,
+    ) -> Vec<Offering> {
+        let Some((bytes, news)) = self.put_offer(upstream, fingerprint, offer) else { return Vec::new() };
+        self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
+        news
     }
 
     async fn keep(&self, namespace: &str, key: &str, bytes: &[u8]) {
@@ -321,6 +370,30 @@ impl Catalog {
         known.names.get(public).or_else(|| known.names.get(&fold(public))).cloned()
     }
 
+    /// The upstream and prompt that a public name stands for.
+    pub fn prompt(&self, public: &str) -> Option<(Arc<str>, Arc<str>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.prompts.get(public).or_else(|| known.prompts.get(&fold(public))).cloned()
+    }
+
+    fn put_offer(&self, upstream: &str, fingerprint: &str, offer: Offer) -> Option<(Vec<u8>, Vec<Offering>)> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.upstreams.get_mut(upstream)?;
+        let old = entry.listings.get_mut(fingerprint)?;
+        let news = old.offer.differences(&offer);
+        if news.is_empty() {
+            return None;
+        }
+        let listing = Arc::new(old.with_offer(offer));
+        if entry.common.as_ref().is_some_and(|common| Arc::ptr_eq(common, old)) {
+            entry.common = Some(Arc::clone(&listing));
+        }
+        *old = Arc::clone(&listing);
+        known.index();
+        drop(known);
+        Some((listing.to_bytes(), news))
+    }
+
     /// When an upstream's list was last read; `None` where it is only remembered from an earlier run.
     pub fn listed(&self, upstream: &str) -> Option<jiff::Timestamp> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).upstreams.get(upstream)?.listed
@@ -358,15 +431,21 @@ impl Catalog {
 
 impl Known {
     fn index(&mut self) {
-        let mut names = HashMap::new();
+        let (mut names, mut prompts) = (HashMap::new(), HashMap::new());
         for (upstream, entry) in &self.upstreams {
             for tool in entry.listings.values().flat_map(|listing| &listing.tools) {
                 let target = (Arc::clone(upstream), Arc::clone(&tool.declared.name));
                 names.insert(fold(&tool.public), target.clone());
                 names.insert(tool.public.to_string(), target);
             }
+            let offers = entry.listings.values().filter_map(|listing| listing.offer.items(List::Prompts));
+            for prompt in offers.flatten() {
+                let target = (Arc::clone(upstream), Arc::clone(&prompt.own));
+                prompts.insert(fold(&prompt.public), target.clone());
+                prompts.insert(prompt.public.to_string(), target);
+            }
         }
-        self.names = names;
+        (self.names, self.prompts) = (names, prompts);
     }
 }
 

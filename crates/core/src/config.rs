@@ -151,6 +151,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// What holds for clients by their names, `[clients.NAME]` in file order.
     pub clients: Vec<Client>,
+    /// Parts of the upstreams with a path of their own, `[groups.NAME]` in file order.
+    pub groups: Vec<Group>,
     /// Limits of admission, memory and sessions; table `[limits]`.
     pub limits: Limits,
     /// How long running calls may go on once the daemon is told to stop; key `grace`, default 10 s. Zero ends
@@ -194,6 +196,17 @@ pub struct Client {
     pub limit: Option<Duration>,
     /// How often a call that it asked for progress tells that it goes on; key `heartbeat`, default 8 s. Zero: never.
     pub heartbeat: Option<Duration>,
+}
+
+/// Some upstreams under the path `/mcp/group/NAME`, `[groups.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name: 1 to 32 of `A-Z a-z 0-9 _ -`.
+    pub name: String,
+    /// The names of its upstreams, each of them configured; key `servers`, required.
+    pub servers: Vec<String>,
+    /// Which of their tools it has: patterns like those of [`Caller::tools`]; key `tools`, default `["*"]`.
+    pub tools: Vec<String>,
 }
 
 /// A server that answers calls, `[servers.NAME]` or an entry of another client's file.

@@ -5,7 +5,10 @@ use crate::{
     life::Task,
     upstream::{Broadcast, Outlet},
 };
-use seawall_proto::{era::peer::Topic, event::Answer};
+use seawall_proto::{
+    era::offer::{self, Told},
+    event::Answer,
+};
 use std::sync::{Arc, Weak};
 
 /// The way from an upstream's instances to the conversations.
@@ -17,23 +20,26 @@ pub(crate) fn outlet(gateway: Weak<Gateway>) -> Outlet {
 }
 
 impl Gateway {
-    fn hear(self: &Arc<Self>, upstream: &Arc<str>, conversation: Option<&Arc<str>>, broadcast: Broadcast) {
-        let conversation = conversation.and_then(|id| self.conversations.find(id));
+    fn hear(self: &Arc<Self>, upstream: &Arc<str>, owner: Option<&Arc<str>>, broadcast: Broadcast) {
+        let conversation = owner.and_then(|id| self.conversations.find(id));
         match (broadcast, conversation) {
-            (Broadcast::Notification(message, Topic::Tools), conversation) => {
-                // The catalogue has it before anybody is told.
-                let (this, upstream) = (Arc::clone(self), Arc::clone(upstream));
-                self.life.spawn(Task::Follow, async move {
-                    this.refresh(&upstream, conversation.as_ref()).await;
-                    if let Some(conversation) = conversation {
-                        conversation.say(message.body().clone());
+            (Broadcast::Notification(message, _), conversation) => {
+                match (offer::told(&message), conversation) {
+                    (Some(Told::Changed(offering)), conversation) => {
+                        // The catalogue has it before anybody is told.
+                        let (this, upstream) = (Arc::clone(self), Arc::clone(upstream));
+                        self.life.spawn(Task::Follow, async move {
+                            this.refresh(&upstream, conversation.as_ref(), Some(offering)).await;
+                            if let Some(conversation) = conversation {
+                                conversation.say(message.body().clone());
+                            }
+                        });
                     }
-                });
+                    (_, Some(conversation)) => conversation.say(message.body().clone()),
+                    (Some(Told::Updated(uri)), None) => self.updated(upstream, owner, &uri),
+                    (None, None) => {}
+                }
             }
-            (Broadcast::Notification(message, _), Some(conversation)) => {
-                conversation.say(message.body().clone())
-            }
-            (Broadcast::Notification(..), None) => {}
             (Broadcast::Ask(ask), Some(conversation)) => {
                 let (_, question) = conversation.ask(ask);
                 conversation.say(question);

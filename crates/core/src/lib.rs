@@ -1,16 +1,19 @@
 //! The engine of Seawall: the call path, admission, upstreams, the catalogue and conversations.
 //!
 //! A [`Gateway`] is all of a daemon but its front doors. Whatever reaches an upstream goes through
-//! [`Gateway::call`]; lists are answered by [`Gateway::list_tools`] from the catalogue, which is filled through it.
+//! [`Gateway::call`]; lists are answered by [`Gateway::list_tools`] from the catalogue, which is filled through it,
+//! and what stands for several upstreams by [`Gateway::answer_for_many`].
 
 pub mod call;
 pub mod catalog;
 pub mod config;
 pub mod conversation;
 pub mod explain;
+mod groups;
 mod hear;
 pub mod life;
 pub mod list;
+pub mod offer;
 pub mod profile;
 pub mod state;
 pub mod status;
@@ -27,6 +30,7 @@ use catalog::Catalog;
 use config::Config;
 use conversation::Conversations;
 use life::{Life, Task};
+use offer::audience::Audience;
 use seawall_jobs::Store;
 use std::{
     collections::HashMap,
@@ -49,6 +53,7 @@ pub struct Gateway {
     catalog: Catalog,
     admission: Admission,
     conversations: Conversations,
+    audience: Audience,
     parking: Parking,
     life: Life,
     telemetry: Telemetry,
@@ -91,6 +96,7 @@ impl Gateway {
                 catalog,
                 admission: Admission::new(config_for_limits.limits.clone()),
                 conversations: Conversations::default(),
+                audience: Audience::default(),
                 parking: Parking::default(),
                 life: life_of,
                 telemetry: Telemetry::default(),
@@ -191,6 +197,7 @@ impl Gateway {
     pub fn end_conversation(&self, id: &str) -> bool {
         let Some(ended) = self.conversations.end(id) else { return false };
         self.end_instances(&ended.id);
+        self.audience.end(&ended.id);
         true
     }
 
@@ -255,11 +262,14 @@ impl Gateway {
                 this.parking.expire();
                 for expired in this.conversations.expire(idle) {
                     this.end_instances(&expired.id);
+                    this.audience.end(&expired.id);
                 }
                 for upstream in this.upstreams() {
                     // Seawall's own listens for changes of the tools as long as the daemon runs.
                     upstream.expire(idle, |conversation| {
-                        conversation == list::OWN || this.conversations.find(conversation).is_some()
+                        conversation == list::OWN
+                            || this.conversations.find(conversation).is_some()
+                            || this.audience.holds(conversation)
                     });
                 }
             }

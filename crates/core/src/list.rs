@@ -1,21 +1,30 @@
-//! Lists of tools: answered from the catalogue, which is filled through the call path.
+//! Lists: answered from the catalogue, which is filled through the call path.
 
 use crate::{
     Gateway,
     call::{Call, Endpoint, auth::Caller},
-    catalog::{self, Listing},
+    catalog::{self, Listing, Offer},
     conversation::Conversation,
     life::Task,
     time::Deadline,
     upstream::{Failure, Upstream, Wanted},
 };
 use seawall_proto::{
-    Event, Fault, Message, Reply, Request,
-    era::{Face, Wire, peer::Peer, serve},
+    Event, Fault, Message, Raw, Reply, Request,
+    era::{
+        Face, Wire,
+        offer::{self, List, Offered, Offering},
+        peer::Peer,
+        serve,
+    },
     mcp::Page,
 };
-use serde_json::json;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// The conversation of Seawall's own calls; no caller can name it, for theirs have a `/` or are random.
 pub(crate) const OWN: &str = "seawall";
@@ -48,7 +57,7 @@ impl Gateway {
     pub(crate) fn probe(self: &Arc<Self>, upstream: &Arc<Upstream>) {
         let (this, upstream) = (Arc::clone(self), Arc::clone(upstream));
         self.life.spawn(Task::Follow, async move {
-            this.refresh(upstream.name(), None).await;
+            this.refresh(upstream.name(), None, None).await;
             this.catalog.keep_eras(upstream.key(), upstream.spoken()).await;
             let wanted = this.own_wanted();
             if let Some(instance) = upstream.ready(&wanted) {
@@ -61,24 +70,25 @@ impl Gateway {
         });
     }
 
-    /// Reads an upstream's whole list into the catalogue: as the conversation's client sees it, or as a client
-    /// without capabilities does. Returns what went wrong.
+    /// Reads an upstream's lists into the catalogue: as the conversation's client sees them, or as a client without
+    /// capabilities does. Then tells who has to know: of what is news, and of what the upstream itself `said` where
+    /// no conversation's own instance did, whose client has it from there.
     pub(crate) async fn refresh(
         self: &Arc<Self>,
         upstream: &Arc<str>,
         conversation: Option<&Arc<Conversation>>,
-    ) -> Option<Fault> {
-        let upstream = self.upstream(upstream)?;
+        said: Option<Offering>,
+    ) {
+        let Some(upstream) = self.upstream(upstream) else { return };
         let template = match conversation {
             Some(conversation) => self.call_of(conversation, upstream.name()),
             None => self.own_call(upstream.name()),
         };
-        match self.read_list(&upstream, &template).await {
+        let fingerprint = catalog::fingerprint(template.request.face());
+        match self.read_tools(&upstream, &template).await {
             Ok(listing) => {
-                let fingerprint = catalog::fingerprint(template.request.face());
                 self.catalog.learn(upstream.name(), upstream.key(), &fingerprint, listing).await;
                 upstream.noted(None);
-                None
             }
             Err(fault) => {
                 let stage = fault.stage.name();
@@ -88,42 +98,114 @@ impl Gateway {
                     reason = fault.message,
                     "its tools could not be listed"
                 );
-                upstream.noted(Some(Failure { stage, message: fault.message.clone() }));
-                Some(fault)
+                upstream.noted(Some(Failure { stage, message: fault.message }));
+                return;
             }
+        }
+        // The tools are there for everybody before the other lists are asked for.
+        let offer = self.read_offer(&upstream, &template, &fingerprint).await;
+        let mut news = match offer {
+            Some(offer) => {
+                self.catalog.learn_offer(upstream.name(), upstream.key(), &fingerprint, offer).await
+            }
+            None => Vec::new(),
+        };
+        if let Some(said) = said
+            && conversation.is_none()
+            && said != Offering::Tools
+            && !news.contains(&said)
+        {
+            news.push(said);
+        }
+        for offering in news {
+            self.tell(upstream.name(), offering, conversation.map(|conversation| &conversation.id));
         }
     }
 
-    /// Every page of an upstream's list of tools.
-    async fn read_list(
+    /// An upstream's whole list of tools; an empty one where it says that it has none.
+    async fn read_tools(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         template: &Call,
     ) -> Result<Listing, Fault> {
         let budget = Deadline::after(upstream.config().start_timeout + upstream.config().list_timeout);
-        let (mut declarations, mut cursor) = (Vec::new(), None::<String>);
+        let read = self.read_pages(upstream, template, "tools/list", "tools", budget).await?;
+        let peer = self.peer(upstream, template).await?;
+        let declarations = match read {
+            Ok(declarations) => declarations,
+            Err(_) if !Offered::of(&peer).tools => Vec::new(),
+            Err(no_list) => return Err(no_list),
+        };
+        Ok(Listing::new(upstream.config(), peer, declarations))
+    }
+
+    /// An upstream's other lists, those that it says it has; `None` where it has none and never had.
+    async fn read_offer(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        template: &Call,
+        fingerprint: &str,
+    ) -> Option<Offer> {
+        let known = self.catalog.exact(upstream.name(), fingerprint)?;
+        let mut offer = known.offer.clone();
+        for list in List::ALL {
+            if !list.is_offered(known.offered) {
+                offer.clear(list);
+                continue;
+            }
+            let budget = Deadline::after(upstream.config().start_timeout + upstream.config().list_timeout);
+            let read = self.read_pages(upstream, template, list.method(), list.member(), budget).await;
+            match read.flatten() {
+                Ok(items) => offer.set(list, upstream.name(), items),
+                // Not every server with resources knows of templates.
+                Err(_) if list == List::Templates => offer.set(list, upstream.name(), Vec::new()),
+                Err(fault) => {
+                    tracing::warn!(
+                        upstream = &**upstream.name(),
+                        list = list.method(),
+                        reason = fault.message,
+                        "it did not give a list that it says it has"
+                    );
+                    offer.fail(list, &fault.message);
+                }
+            }
+        }
+        Some(offer)
+    }
+
+    /// Every page of one list of an upstream. The inner error is that it answered with something else.
+    async fn read_pages(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        template: &Call,
+        method: &str,
+        member: &str,
+        budget: Deadline,
+    ) -> Result<Result<Vec<Raw>, Fault>, Fault> {
+        let (mut items, mut cursor) = (Vec::new(), None::<String>);
         for _ in 0..PAGES {
             let params = cursor.take().map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));
             let wire = *template.request.wire();
-            let request = Request::own("tools/list", &params, wire, Arc::clone(template.request.face()));
+            let request = Request::own(method, &params, wire, Arc::clone(template.request.face()));
             let request = Arc::new(request);
             let reply = match budget.bound(self.whole(Call { request, ..template.clone() })).await {
                 Ok(listed) => listed?.reply,
                 Err(_) => break,
             };
-            let Some(page) = page_of(&reply) else { return Err(no_list(upstream, &reply)) };
-            declarations.extend(page.items);
+            let Some(page) = page_of(&reply, member) else {
+                return Ok(Err(no_list(upstream, method, &reply)));
+            };
+            items.extend(page.items);
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => break,
             }
         }
-        let peer = self.peer(upstream, template).await?;
-        Ok(Listing::new(upstream.config(), peer, declarations))
+        Ok(Ok(items))
     }
 
     /// What the upstream says of itself, from an instance that is open.
-    async fn peer(&self, upstream: &Arc<Upstream>, template: &Call) -> Result<Peer, Fault> {
+    pub(crate) async fn peer(&self, upstream: &Arc<Upstream>, template: &Call) -> Result<Peer, Fault> {
         let wanted = Wanted::by(template).for_one_call(upstream);
         let instance = upstream.instance(&wanted).await.map_err(|lost| {
             Fault::new(seawall_proto::Code::UpstreamUnavailable, seawall_proto::Stage::Start, lost.why)
@@ -133,7 +215,7 @@ impl Gateway {
     }
 
     /// A call's end, its events unheard.
-    async fn whole(self: &Arc<Self>, call: Call) -> Result<Listed, Fault> {
+    pub(crate) async fn whole(self: &Arc<Self>, call: Call) -> Result<Listed, Fault> {
         let mut answer = self.call(call);
         let mut streamed = false;
         loop {
@@ -189,60 +271,102 @@ impl Gateway {
     /// The tools a caller may see on an endpoint, answered at once from what is known.
     pub async fn list_tools(self: &Arc<Self>, call: Call) -> Result<Listed, Fault> {
         match call.endpoint.clone() {
-            Endpoint::All => Ok(self.list_all(&call).await.into()),
+            Endpoint::All | Endpoint::Group(_) => Ok(self.list_all(&call).await.into()),
             Endpoint::One(upstream) => self.list_one(call, &upstream).await,
         }
     }
 
     async fn list_all(self: &Arc<Self>, call: &Call) -> Reply {
-        let mut changes = self.catalog.changes();
-        let known =
-            |gateway: &Self, upstream: &Arc<Upstream>| gateway.catalog.listing(upstream.name(), "").is_some();
-        let patience = Deadline::after(call.limit.unwrap_or(FIRST_LIST).min(FIRST_LIST));
-        let wanted: Vec<_> = self.upstreams().into_iter().filter(|upstream| !known(self, upstream)).collect();
-        if !wanted.is_empty() {
-            for upstream in &wanted {
-                // A failed upstream is tried again by whoever asks for it.
-                if upstream.failure().is_some() {
-                    self.probe(upstream);
-                }
-            }
-            let all_known = async {
-                while wanted.iter().any(|upstream| !known(self, upstream)) {
-                    let _ = changes.recv().await;
-                }
-            };
-            let _ = patience.bound(all_known).await;
-        }
+        self.until_known(call, FIRST_LIST, |_| true).await;
         let fingerprint = catalog::fingerprint(call.request.face());
-        let mut tools = String::from("[");
-        let mut missing = BTreeMap::new();
-        for upstream in self.upstreams() {
+        let view = self.view(&call.endpoint, &call.caller);
+        let mut tools = String::new();
+        let mut missing: BTreeMap<String, String> =
+            view.waiting().map(|(name, why)| (name.to_owned(), why)).collect();
+        for upstream in view.upstreams() {
             let Some(listing) = self.catalog.listing(upstream.name(), &fingerprint) else {
-                missing.insert(upstream.name().to_string(), self.why_missing(&upstream));
+                missing.insert(upstream.name().to_string(), self.why_missing(upstream));
                 continue;
             };
             for tool in &listing.tools {
-                if call.caller.may_use(upstream.name(), &tool.declared.name) {
-                    if tools.len() > 1 {
-                        tools.push(',');
-                    }
-                    tools.push_str(tool.listed());
+                if view.shows(upstream.name(), &tool.declared.name) {
+                    push_item(&mut tools, tool.listed());
                 }
             }
         }
-        for configured in &self.config().upstreams {
-            if configured.enabled && !configured.needs.is_empty() {
-                missing.insert(configured.name.clone(), format!("needs {}", configured.needs.join(", ")));
+        offer::list(&call.request, "tools", &tools, missing_meta(&missing).as_ref(), TTL_MS)
+    }
+
+    /// The prompts, resources or templates a caller may see on an endpoint of several upstreams. A resource that
+    /// several have is listed once, as that of the first: it is also the one that is read.
+    pub(crate) async fn list_offers(self: &Arc<Self>, call: &Call, list: List) -> Reply {
+        let known = |listing: &Listing| {
+            !list.is_offered(listing.offered)
+                || listing.offer.items(list).is_some()
+                || listing.offer.fault(list).is_some()
+        };
+        self.until_known(call, FIRST_LIST, known).await;
+        let fingerprint = catalog::fingerprint(call.request.face());
+        let view = self.view(&call.endpoint, &call.caller);
+        let (mut items, mut seen) = (String::new(), HashSet::new());
+        let mut missing: BTreeMap<String, String> =
+            view.waiting().map(|(name, why)| (name.to_owned(), why)).collect();
+        for upstream in view.upstreams() {
+            let Some(listing) = self.catalog.listing(upstream.name(), &fingerprint) else {
+                missing.insert(upstream.name().to_string(), self.why_missing(upstream));
+                continue;
+            };
+            match listing.offer.items(list) {
+                Some(offered) => {
+                    for item in offered.iter().filter(|item| seen.insert(Arc::clone(&item.public))) {
+                        push_item(&mut items, item.listed());
+                    }
+                }
+                None if list.is_offered(listing.offered) => {
+                    let why = listing.offer.fault(list).unwrap_or("it has not answered yet");
+                    missing.insert(upstream.name().to_string(), why.to_owned());
+                }
+                None => {}
             }
         }
-        tools.push(']');
-        let meta = if missing.is_empty() {
-            String::new()
-        } else {
-            format!(r#","_meta":{}"#, json!({"seawall/missing": missing}))
+        offer::list(&call.request, list.member(), &items, missing_meta(&missing).as_ref(), TTL_MS)
+    }
+
+    /// Waits until as much is known of every upstream that a caller sees as `known` wants, for `longest` at most
+    /// and no longer than the caller does.
+    pub(crate) async fn until_known(
+        self: &Arc<Self>,
+        call: &Call,
+        longest: Duration,
+        known: impl Fn(&Listing) -> bool,
+    ) {
+        let (mut tools, mut offers) = (self.catalog.changes(), self.audience.changes());
+        let is_known = |upstream: &Arc<Upstream>| {
+            self.catalog.listing(upstream.name(), "").is_some_and(|listing| known(&listing))
         };
-        serve::result(&call.request, &format!(r#"{{"tools":{tools}{meta}}}"#), TTL_MS)
+        let wanted: Vec<Arc<Upstream>> = {
+            let view = self.view(&call.endpoint, &call.caller);
+            view.upstreams().filter(|upstream| !is_known(upstream)).cloned().collect()
+        };
+        if wanted.is_empty() {
+            return;
+        }
+        for upstream in &wanted {
+            // A failed upstream is tried again by whoever asks for it.
+            if upstream.failure().is_some() {
+                self.probe(upstream);
+            }
+        }
+        let all_known = async {
+            while wanted.iter().any(|upstream| !is_known(upstream)) {
+                tokio::select! {
+                    _ = tools.recv() => {}
+                    _ = offers.recv() => {}
+                }
+            }
+        };
+        let patience = Deadline::after(call.limit.unwrap_or(longest).min(longest));
+        let _ = patience.bound(all_known).await;
     }
 
     fn why_missing(&self, upstream: &Upstream) -> String {
@@ -287,7 +411,7 @@ impl Gateway {
 
     /// A page with only the tools its caller may see.
     fn filtered(&self, call: &Call, upstream: &str, reply: &Reply) -> Reply {
-        let Some(page) = page_of(reply) else { return reply.clone() };
+        let Some(page) = page_of(reply, "tools") else { return reply.clone() };
         let seen: Vec<&str> = page
             .items
             .iter()
@@ -310,7 +434,7 @@ impl Gateway {
 
     /// Takes in a list that passed by, if it is whole.
     async fn learn_from(self: &Arc<Self>, reply: &Reply, call: &Call, upstream: &Arc<str>) {
-        let Some(page) = page_of(reply).filter(|page| page.next.is_none()) else { return };
+        let Some(page) = page_of(reply, "tools").filter(|page| page.next.is_none()) else { return };
         let Some(upstream) = self.upstream(upstream) else { return };
         let Some(instance) = upstream.ready(&Wanted::by(call)) else { return };
         let listing = Listing::new(upstream.config(), instance.peer().clone(), page.items);
@@ -354,13 +478,25 @@ impl Gateway {
     }
 }
 
-/// The fault of an upstream that answered a request for its tools with something else.
-fn no_list(upstream: &Upstream, reply: &Reply) -> Fault {
+/// The fault of an upstream that answered a request for a list with something else.
+fn no_list(upstream: &Upstream, method: &str, reply: &Reply) -> Fault {
     let said: String = String::from_utf8_lossy(&reply.body).chars().take(300).collect();
-    let text = format!("server {:?} answered tools/list with no list: {said}", upstream.name());
+    let text = format!("server {:?} answered {method} with no list: {said}", upstream.name());
     Fault::new(seawall_proto::Code::UpstreamError, seawall_proto::Stage::Answer, text)
 }
 
-fn page_of(reply: &Reply) -> Option<Page> {
-    Page::read(&Message::parse(reply.body.clone()).ok()?.result()?, "tools")
+fn page_of(reply: &Reply, member: &str) -> Option<Page> {
+    Page::read(&Message::parse(reply.body.clone()).ok()?.result()?, member)
+}
+
+fn push_item(items: &mut String, item: &str) {
+    if !items.is_empty() {
+        items.push(',');
+    }
+    items.push_str(item);
+}
+
+/// Which upstreams are missing, for `_meta`; nothing where none is.
+fn missing_meta(missing: &BTreeMap<String, String>) -> Option<Value> {
+    (!missing.is_empty()).then(|| json!(missing))
 }

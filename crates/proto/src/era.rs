@@ -7,6 +7,7 @@
 //! edit.
 
 pub mod cross;
+pub mod offer;
 pub mod opening;
 pub mod peer;
 pub mod serve;

@@ -112,9 +112,12 @@ impl Service<Request<Incoming>> for Doors {
         let path = request.uri().path();
         let endpoint = match path.strip_prefix("/mcp") {
             Some("") => Some(Endpoint::All),
-            Some(rest) => {
-                rest.strip_prefix('/').filter(|name| is_name(name)).map(|name| Endpoint::One(name.into()))
-            }
+            Some(rest) => match rest.strip_prefix("/group/") {
+                Some(name) => is_name(name).then(|| Endpoint::Group(name.into())),
+                None => {
+                    rest.strip_prefix('/').filter(|name| is_name(name)).map(|name| Endpoint::One(name.into()))
+                }
+            },
             None => None,
         };
         match endpoint {

@@ -46,14 +46,10 @@ impl Gateway {
         };
         let (upstream, subject) = match &call.endpoint {
             Endpoint::One(name) => (Arc::clone(name), request.subject().cloned()),
-            Endpoint::All => {
-                let public = request.subject().filter(|_| is_call).ok_or_else(unknown)?;
-                let known = self.catalog.resolve(public).or_else(|| self.not_listed_yet(public));
-                let (upstream, tool) = known.ok_or_else(unknown)?;
-                (upstream, Some(tool))
-            }
+            Endpoint::All | Endpoint::Group(_) => self.place(call).ok_or_else(unknown)?,
         };
         let upstream = self.upstream(&upstream).ok_or_else(unknown)?;
+        self.keep_level(call, &upstream);
         let tool =
             subject.as_ref().filter(|_| is_call).and_then(|name| self.catalog.tool(upstream.name(), name));
         let config = upstream.config();
@@ -75,13 +71,6 @@ impl Gateway {
         };
         let wanted = Wanted::by(call).for_one_call(&upstream);
         Ok(Target { tool, subject, timeout, effects, control: lists || listens, wanted, upstream })
-    }
-
-    /// A tool of an upstream that has not been listed yet: whoever knows its name from before may call it.
-    fn not_listed_yet(&self, public: &str) -> Option<(Arc<str>, Arc<str>)> {
-        let (server, tool) = public.split_once("__")?;
-        let upstream = self.upstream(server)?;
-        self.catalog.listing(server, "").is_none().then(|| (Arc::clone(upstream.name()), Arc::from(tool)))
     }
 
     pub(super) fn authorise(&self, call: &Call, target: Target) -> Result<Target, Fault> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{Document, Faults, Item, Place, Section, closest};
-use super::{Caller, Client, Config, ConfigFault, DEFAULT, Note, Source, Sources};
+use super::{Caller, Client, Config, ConfigFault, DEFAULT, Group, Note, Source, Sources};
 use super::{address, foreign, limits, servers, values};
 
 /// The keys that a variable overrides: `limits.total` is `SEAWALL_LIMITS_TOTAL`.
@@ -66,7 +66,10 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     names(root.take("import"), not_empty, &mut faults);
     let caller_tables = root.take_section("callers", &mut faults).named();
     let client_tables = root.take_section("clients", &mut faults).named();
+    let group_tables = root.take_section("groups", &mut faults).named();
     let own_servers = root.take_section("servers", &mut faults);
+    // With those whose own tables are at fault, which is no fault of a group that names them.
+    let mut known: Vec<String> = own_servers.names().into_iter().map(str::to_owned).collect();
     let limit_table = root.take_section("limits", &mut faults);
     root.finish(&[("mcpServers", "servers stand under [servers.NAME]")], &mut faults);
 
@@ -88,6 +91,8 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     let surroundings = servers::Surroundings { environment: sources.environment, base: &sources.base };
     let mut upstreams = servers::servers(own_servers, &surroundings, &mut faults);
     foreign::join(&mut upstreams, sources, listen, &mut faults, &mut notes);
+    known.extend(upstreams.iter().map(|upstream| upstream.name.clone()));
+    let groups = groups(group_tables, &known, &mut faults);
 
     if !faults.is_empty() {
         let rank = |fault: &ConfigFault| {
@@ -106,6 +111,7 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
         callers,
         upstreams: upstreams.into_iter().map(Arc::new).collect(),
         clients,
+        groups,
         limits,
         grace: grace.map_or(Duration::from_secs(10), |given| given.value),
     };
@@ -235,6 +241,42 @@ fn callers(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Caller> {
         callers.push(Caller { name: name.to_owned(), token_sha256, tools });
     }
     callers
+}
+
+/// Reads the groups. `known` are the names of all servers.
+fn groups(tables: Vec<(&str, Item<'_>)>, known: &[String], faults: &mut Faults) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for (name, item) in tables {
+        let Some(mut section) = item.section(faults) else { continue };
+        if !servers::good_name(name) {
+            let rule = "use 1 to 32 of A-Z a-z 0-9 _ - and no two underscores in a row";
+            item.refuse(faults, format!("{name:?} is not a group's name: {rule}"));
+        }
+        let members = section.take("servers");
+        let tools = section.take("tools");
+        let place = section.place();
+        section.finish(&[], faults);
+        let tools = if tools.is_some() { names(tools, pattern, faults) } else { vec!["*".to_owned()] };
+        let Some(members) = members else {
+            let remedy = "write which it has, such as `servers = [\"time\"]`";
+            faults.push(place.fault(format!("has no `servers`: {remedy}")));
+            continue;
+        };
+        let mut servers: Vec<String> = Vec::new();
+        for (item, server) in members.texts("[\"time\"]", faults).unwrap_or_default() {
+            if !known.iter().any(|known| known == server) {
+                let message = match closest(server, known.iter().map(String::as_str)) {
+                    Some(meant) => format!("{} is no server: did you mean {meant:?}?", item.shown()),
+                    None => format!("{} is no server: add [servers.NAME], or take it out", item.shown()),
+                };
+                item.refuse(faults, message);
+            } else if !servers.iter().any(|had| had == server) {
+                servers.push(server.to_owned());
+            }
+        }
+        groups.push(Group { name: name.to_owned(), servers, tools });
+    }
+    groups
 }
 
 fn clients(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Client> {

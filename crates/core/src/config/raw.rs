@@ -151,6 +151,11 @@ impl<'a> Section<'a> {
             .unwrap_or_else(|| Self::of(self.file, self.key_of(name), self.line, None))
     }
 
+    /// The names in a table whose keys the user chose.
+    pub(super) fn names(&self) -> Vec<&'a str> {
+        self.entries.iter().map(|entry| entry.name).collect()
+    }
+
     /// Everything in a table whose keys are names that the user chose.
     pub(super) fn named(self) -> Vec<(&'a str, Item<'a>)> {
         self.entries.iter().map(|entry| (entry.name, self.item(entry))).collect()

@@ -151,8 +151,9 @@ impl Peer {
             return None;
         }
         let meta = modern_meta(&super::Face::own());
+        let filter = super::offer::told_lists(self);
         let body = format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"method":"subscriptions/listen","params":{{"_meta":{meta},"notifications":{{"toolsListChanged":true}}}}}}"#
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"subscriptions/listen","params":{{"_meta":{meta},"notifications":{filter}}}}}"#
         );
         let headers = vec![(Cow::Borrowed("mcp-method"), Cow::Borrowed("subscriptions/listen"))];
         Some(Outgoing { body: body.into(), headers })

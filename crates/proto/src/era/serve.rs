@@ -236,28 +236,6 @@ fn own_server() -> String {
     json!({"name": "seawall", "title": "seawall", "version": env!("CARGO_PKG_VERSION")}).to_string()
 }
 
-/// The answer to `initialize` or `server/discover` on the endpoint that serves every upstream.
-pub fn greeting(request: &Request, instructions: Option<&str>) -> Reply {
-    let mut result_members = json!({"capabilities": {"tools": {"listChanged": true}}});
-    if let Some(instructions) = instructions {
-        result_members["instructions"] = json!(instructions);
-    }
-    match request.wire.kind {
-        Kind::Modern => {
-            result_members["supportedVersions"] = json!(all_versions());
-        }
-        Kind::Legacy => {
-            result_members["protocolVersion"] = json!(request.wire.version);
-            result_members["serverInfo"] = serde_json::from_str(&own_server()).unwrap_or_default();
-        }
-    }
-    result(request, &result_members.to_string(), 60_000)
-}
-
-fn all_versions() -> Vec<&'static str> {
-    [MODERN].into_iter().chain(LEGACY).collect()
-}
-
 /// The answer to `initialize` or `server/discover` on the endpoint of one upstream: its own, or one made from it
 /// where the caller's era is the other.
 pub fn greeting_of(request: &Request, peer: &Peer) -> Reply {
@@ -302,19 +280,6 @@ pub fn greeting_of(request: &Request, peer: &Peer) -> Reply {
 /// Whether a request opens a stream of changes rather than asking for one answer.
 pub fn listens(request: &Request) -> bool {
     request.method() == "subscriptions/listen"
-}
-
-/// Whether the caller of a `subscriptions/listen` wants to hear of changed tools.
-pub fn wants_tool_changes(request: &Request) -> bool {
-    let params = request.message().params();
-    let value = params.as_ref().map_or(serde_json::Value::Null, Raw::value);
-    value["notifications"]["toolsListChanged"] == true
-}
-
-/// The first message on a stream of changes on the endpoint that serves every upstream.
-pub fn acknowledged(request: &Request) -> Bytes {
-    let filter = if wants_tool_changes(request) { json!({"toolsListChanged": true}) } else { json!({}) };
-    tagged(request, "notifications/subscriptions/acknowledged", Some(filter))
 }
 
 /// Tells that the tools changed: on a modern caller's stream of changes, or to a session (`None`).

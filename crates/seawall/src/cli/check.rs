@@ -45,6 +45,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let object = json!({
             "listen": config.listen.to_string(), "state": config.state, "callers": callers,
             "servers": servers, "notes": notes,
+            "groups": config.groups.iter().map(|group| json!({
+                "name": group.name, "servers": group.servers, "tools": group.tools,
+            })).collect::<Vec<_>>(),
         });
         say!("{object}");
         return Ok(Exit::Done);
@@ -78,6 +81,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             format!("not started: needs {}", server.needs.join(", "))
         };
         say!("server   {} ({}): {}; {state}", server.name, kind(&server.kind), sharing(server.sharing));
+    }
+    for group in &config.groups {
+        say!("group    {}: {}; tools {}", group.name, group.servers.join(", "), group.tools.join(", "));
     }
     say!("The configuration is good.");
     Ok(Exit::Done)

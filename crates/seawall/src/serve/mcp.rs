@@ -48,13 +48,14 @@ async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Resul
     if front.gateway.life().is_draining() {
         return Err(guard::refuse(StatusCode::SERVICE_UNAVAILABLE, "Seawall is stopping; try again shortly"));
     }
-    if let Endpoint::One(name) = &endpoint
-        && (front.gateway.upstream(name).is_none() || !caller.may_reach(name))
-    {
-        return Err(guard::refuse(
-            StatusCode::NOT_FOUND,
-            "no server of this name is in use; `seawall status` shows them",
-        ));
+    if !front.gateway.may_enter(&endpoint, &caller) {
+        let text = match endpoint {
+            Endpoint::Group(_) => "there is no group of this name; `seawall check` shows them",
+            Endpoint::All | Endpoint::One(_) => {
+                "no server of this name is in use; `seawall status` shows them"
+            }
+        };
+        return Err(guard::refuse(StatusCode::NOT_FOUND, text));
     }
     let (head, body) = request.into_parts();
     let body = read(front, body).await?;
@@ -116,9 +117,7 @@ impl Door {
         let opens = matches!(request.method(), "server/discover" | "initialize");
         match &self.endpoint {
             _ if request.method() == "tools/list" => Some(Box::pin(gateway.list_tools(call.clone())).await),
-            Endpoint::All if opens => Some(Ok(serve::greeting(request, None).into())),
-            Endpoint::All if request.method() == "tools/call" => None,
-            Endpoint::All => Some(Ok(serve::method_not_found(request).into())),
+            Endpoint::All | Endpoint::Group(_) => Box::pin(gateway.answer_for_many(call)).await,
             Endpoint::One(name) if opens => {
                 let upstream = gateway.upstream(name)?;
                 let peer = Box::pin(gateway.introduction(call, &upstream)).await;

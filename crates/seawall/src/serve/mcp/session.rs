@@ -321,7 +321,9 @@ async fn changed(changes: &mut Receiver<Arc<str>>, front: &Front, endpoint: &End
         let changed = changes.recv().await;
         match (endpoint, changed) {
             (_, Err(tokio::sync::broadcast::error::RecvError::Closed)) => std::future::pending().await,
-            (Endpoint::All, _) => return,
+            (Endpoint::All | Endpoint::Group(_), Ok(upstream))
+                if !front.gateway.includes(endpoint, &upstream) => {}
+            (Endpoint::All | Endpoint::Group(_), _) => return,
             (Endpoint::One(mine), Ok(upstream)) if *mine != upstream => {}
             (Endpoint::One(mine), _) => {
                 let shared =

@@ -1,26 +1,28 @@
 //! Requests that stand alone: each answer is a body or a stream of its own, and closing it takes the call back.
 
 use super::{CONVERSATION, Door, first_event, last, plain};
-use crate::serve::{guard::Refusal, stream};
+use crate::serve::{Front, guard::Refusal, stream};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use seawall_core::call::{Answer, Endpoint, park::Resumed};
+use seawall_core::{
+    call::{Answer, Call, Endpoint, park::Resumed},
+    offer::Listener,
+};
 use seawall_proto::{
     Event, Request,
     era::{cross, serve},
     sse::write_event,
 };
 use std::sync::Arc;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response<Body>, Refusal> {
     // A conversation's name is its caller's own: nobody else can mean the same one.
     let named = door.header(CONVERSATION).map(Arc::from).or_else(|| request.conversation().cloned());
     let conversation = named.map(|name| Arc::from(format!("{}/{name}", door.caller.name)));
-    if serve::listens(&request) && door.endpoint == Endpoint::All {
-        return Ok(listen(&door, request));
-    }
     let call = door.call(request, conversation, false);
+    if serve::listens(&call.request) && !matches!(door.endpoint, Endpoint::One(_)) {
+        return Ok(Box::pin(listen(&door, call)).await);
+    }
     if let Some(end) = door.own_answer(&call).await {
         return Ok(door.own_response(&call.request, end));
     }
@@ -86,37 +88,26 @@ fn message(request: &Request, event: Event) -> Option<Bytes> {
 }
 
 struct Listening {
-    request: Arc<Request>,
-    changes: Receiver<Arc<str>>,
-    door: Arc<crate::serve::Front>,
+    listener: Listener,
+    front: Arc<Front>,
     ended: bool,
 }
 
-/// A stream of changes of every upstream's tools.
-fn listen(door: &Door, request: Arc<Request>) -> Response<Body> {
-    let changes = door.front.gateway.catalog().changes();
-    let first = write_event(None, &serve::acknowledged(&request));
-    let state = Listening { request, changes, door: Arc::clone(&door.front), ended: false };
+/// A stream of changes of what several upstreams offer.
+async fn listen(door: &Door, call: Call) -> Response<Body> {
+    let listener = door.front.gateway.listen(call).await;
+    let first = write_event(None, &listener.acknowledged());
+    let state = Listening { listener, front: Arc::clone(&door.front), ended: false };
     stream::response(state, Some(first), |mut state| async move {
         if state.ended {
             return (state, None);
         }
-        let wanted = serve::wants_tool_changes(&state.request);
-        let changed = async {
-            match state.changes.recv().await {
-                // Whoever lagged behind is told that something changed: what, it asks for anyway.
-                Ok(_) | Err(RecvError::Lagged(_)) if wanted => {}
-                _ => std::future::pending().await,
+        let message = tokio::select! {
+            message = state.listener.next() => message,
+            () = state.front.gateway.life().draining() => {
+                state.ended = true;
+                serve::listening_ended(state.listener.request())
             }
-        };
-        tokio::select! {
-            () = changed => {}
-            () = state.door.gateway.life().draining() => state.ended = true,
-        }
-        let message = if state.ended {
-            serve::listening_ended(&state.request)
-        } else {
-            serve::tools_changed(Some(&state.request))
         };
         (state, Some(write_event(None, &message)))
     })
