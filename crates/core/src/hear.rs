@@ -6,7 +6,10 @@ use crate::{
     upstream::{Broadcast, Outlet},
 };
 use seawall_proto::{
-    era::offer::{self, Told},
+    era::{
+        cross,
+        offer::{self, Told},
+    },
     event::Answer,
 };
 use std::sync::{Arc, Weak};
@@ -31,11 +34,11 @@ impl Gateway {
                         self.life.spawn(Task::Follow, async move {
                             this.refresh(&upstream, conversation.as_ref(), Some(offering)).await;
                             if let Some(conversation) = conversation {
-                                conversation.say(message.body().clone());
+                                conversation.say(cross::without_subscription(&message));
                             }
                         });
                     }
-                    (_, Some(conversation)) => conversation.say(message.body().clone()),
+                    (_, Some(conversation)) => conversation.say(cross::without_subscription(&message)),
                     (Some(Told::Updated(uri)), None) => self.updated(upstream, owner, &uri),
                     (None, None) => {}
                 }

@@ -60,14 +60,40 @@ impl Gateway {
         Some(end.map(Listed::from))
     }
 
-    /// The answer to `initialize` or `server/discover`: what the upstreams have together.
-    async fn greet(self: &Arc<Self>, call: &Call) -> Reply {
-        self.until_known(call, FIRST_WORD, |_| true).await;
+    /// Whether a request to one upstream is of another era than that upstream: then what a session or a stream of
+    /// changes wants to hear is Seawall's to arrange, as for several upstreams.
+    pub fn arranges(&self, call: &Call) -> bool {
+        let Endpoint::One(name) = &call.endpoint else { return true };
+        self.upstream(name).is_some_and(|upstream| upstream.crosses(call.request.wire()))
+    }
+
+    /// Notes a session that is being opened, so that it can be told of what it will ask for.
+    fn attend(&self, call: &Call) {
         if let Some(conversation) = &call.conversation
             && self.conversations.find(conversation).is_some()
         {
             self.audience.open(conversation, &call.caller);
         }
+    }
+
+    /// The answer to `initialize` or `server/discover` of one upstream.
+    ///
+    /// # Errors
+    /// Why it could not be opened in the time there is.
+    pub async fn greet_for_one(
+        self: &Arc<Self>,
+        call: &Call,
+        upstream: &Arc<Upstream>,
+    ) -> Result<Reply, Fault> {
+        let peer = self.introduction(call, upstream).await?;
+        self.attend(call);
+        Ok(serve::greeting_of(&call.request, &peer))
+    }
+
+    /// The answer to `initialize` or `server/discover`: what the upstreams have together.
+    async fn greet(self: &Arc<Self>, call: &Call) -> Reply {
+        self.until_known(call, FIRST_WORD, |_| true).await;
+        self.attend(call);
         offer::greeting(&call.request, None, self.offered(call))
     }
 

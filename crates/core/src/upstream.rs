@@ -445,6 +445,11 @@ impl Upstream {
         self.lock().spoken
     }
 
+    /// Whether it is spoken to in another era than a caller's, as far as is known.
+    pub fn crosses(&self, caller: &Wire) -> bool {
+        self.spoken().towards(self.config.era, caller).crosses(caller)
+    }
+
     /// Remembers which eras it speaks.
     pub fn remember(&self, spoken: Spoken) {
         let mut state = self.lock();

@@ -3,7 +3,7 @@
 //! the other's words here; who waits for whom is the engine's business.
 
 use super::{
-    Face, Kind, LEGACY, META_LOG_LEVEL, Wire,
+    Face, Kind, LEGACY, META_LOG_LEVEL, META_SUBSCRIPTION, Wire,
     peer::{Outgoing, Peer, error_reply},
 };
 use crate::{
@@ -266,6 +266,21 @@ pub fn readdressed(request: &Request, body: &Bytes) -> Bytes {
     };
     let Ok(mine) = std::str::from_utf8(&request.message.body()[mine]) else { return body.clone() };
     splice(body, [(start.start + at.start..start.start + at.end, Cow::Borrowed(mine))])
+}
+
+/// A notification of an upstream's stream of changes as a session hears it: the session has not asked for a
+/// subscription, and knows none by its id. Any other notification stays as it is.
+pub fn without_subscription(message: &Message) -> Bytes {
+    let edited = || {
+        let params = message.params()?;
+        let members = Members::parse(params.as_str()).ok()?;
+        let meta = Members::parse(members.get("_meta")?).ok()?;
+        meta.get(META_SUBSCRIPTION)?;
+        let rest = meta.edited(&[(META_SUBSCRIPTION, None)]);
+        let rest = Some(rest.as_str()).filter(|rest| *rest != "{}");
+        Some(message.with_params(&members.edited(&[("_meta", rest)])))
+    };
+    edited().unwrap_or_else(|| message.body().clone())
 }
 
 /// What a legacy client can do, in the words of the modern era: nothing its version does not have, and nothing that

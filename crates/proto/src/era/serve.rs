@@ -249,10 +249,14 @@ pub fn greeting_of(request: &Request, peer: &Peer) -> Reply {
     }
     let opening = peer.opening().value();
     let mut capabilities = json!({});
-    for kind in ["tools", "prompts", "resources", "completions"] {
-        if opening["capabilities"].get(kind).is_some() {
-            // Changes and subscriptions do not cross eras, so they are not offered.
-            capabilities[kind] = json!({});
+    for kind in ["tools", "prompts", "resources", "completions", "logging"] {
+        let Some(offered) = opening["capabilities"].get(kind) else { continue };
+        // What else there is in them belongs to one era.
+        capabilities[kind] = json!({});
+        for what in ["listChanged", "subscribe"] {
+            if offered[what] == true {
+                capabilities[kind][what] = json!(true);
+            }
         }
     }
     let mut members = json!({"capabilities": capabilities});
@@ -354,6 +358,11 @@ pub fn cancelled(message: &Message) -> Option<Raw> {
 /// Whether a notification of a client ends its opening, which Seawall does towards upstreams itself.
 pub fn opened(message: &Message) -> bool {
     message.method() == Some("notifications/initialized")
+}
+
+/// Whether a session's request begins or ends a subscription to a resource.
+pub fn subscribes(request: &Request) -> bool {
+    matches!(request.method(), "resources/subscribe" | "resources/unsubscribe")
 }
 
 /// The level that a session's `logging/setLevel` asks for, as JSON.

@@ -74,7 +74,7 @@ fn a_client_gets_the_version_it_asked_for_or_the_newest() {
 
 #[test]
 fn a_greeting_of_the_other_era_offers_only_what_crosses() {
-    let discover = r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true},"logging":{}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
+    let discover = r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{"listChanged":true,"x":1},"logging":{},"tasks":{}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}"#;
     let peer = Peer::recall(MODERN, Raw::parse(discover.to_owned().into()).unwrap()).unwrap();
     let message = Message::parse(body("initialize", &json!({"protocolVersion": "2025-06-18"}))).unwrap();
     let (wire, face) = initialize(&message).unwrap();
@@ -82,6 +82,6 @@ fn a_greeting_of_the_other_era_offers_only_what_crosses() {
     let value: serde_json::Value = serde_json::from_slice(&greeting_of(&request, &peer).body).unwrap();
     assert_eq!(
         value["result"],
-        json!({"capabilities": {"tools": {}}, "protocolVersion": "2025-06-18", "serverInfo": {"name": "s", "version": "1"}})
+        json!({"capabilities": {"tools": {"listChanged": true}, "logging": {}}, "protocolVersion": "2025-06-18", "serverInfo": {"name": "s", "version": "1"}})
     );
 }

@@ -117,11 +117,14 @@ impl Door {
         let opens = matches!(request.method(), "server/discover" | "initialize");
         match &self.endpoint {
             _ if request.method() == "tools/list" => Some(Box::pin(gateway.list_tools(call.clone())).await),
+            _ if request.method() == "tools/call" => None,
             Endpoint::All | Endpoint::Group(_) => Box::pin(gateway.answer_for_many(call)).await,
             Endpoint::One(name) if opens => {
                 let upstream = gateway.upstream(name)?;
-                let peer = Box::pin(gateway.introduction(call, &upstream)).await;
-                Some(peer.map(|peer| serve::greeting_of(request, &peer).into()))
+                Some(Box::pin(gateway.greet_for_one(call, &upstream)).await.map(Listed::from))
+            }
+            Endpoint::One(_) if serve::subscribes(request) && gateway.arranges(call) => {
+                Box::pin(gateway.answer_for_many(call)).await
             }
             Endpoint::One(_) => None,
         }

@@ -5,7 +5,7 @@ use crate::serve::{Front, guard::Refusal, stream};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use seawall_core::{
-    call::{Answer, Call, Endpoint, park::Resumed},
+    call::{Answer, Call, park::Resumed},
     offer::Listener,
 };
 use seawall_proto::{
@@ -20,7 +20,7 @@ pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response
     let named = door.header(CONVERSATION).map(Arc::from).or_else(|| request.conversation().cloned());
     let conversation = named.map(|name| Arc::from(format!("{}/{name}", door.caller.name)));
     let call = door.call(request, conversation, false);
-    if serve::listens(&call.request) && !matches!(door.endpoint, Endpoint::One(_)) {
+    if serve::listens(&call.request) && door.front.gateway.arranges(&call) {
         return Ok(Box::pin(listen(&door, call)).await);
     }
     if let Some(end) = door.own_answer(&call).await {
