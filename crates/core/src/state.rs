@@ -1,7 +1,17 @@
 //! What a daemon owns on its host: the state directory with its lock and store, and its own process.
 
-use seawall_jobs::{Holder, StateLock, Store, StoreError};
+pub use seawall_jobs::Holder;
+use seawall_jobs::{StateLock, Store, StoreError};
+pub use seawall_proc::{Detached, start_detached};
 use std::{net::SocketAddr, path::Path};
+
+/// The daemon that holds a state directory, if one does.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn holder(directory: &Path) -> Result<Option<Holder>, String> {
+    seawall_jobs::state::find(directory).map_err(|error| error.to_string())
+}
 
 /// The state directory of a running daemon, locked for as long as this lives.
 #[derive(Debug)]

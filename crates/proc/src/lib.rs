@@ -13,6 +13,7 @@
 //! Every child leads a session of its own, so that a Ctrl-C on the daemon's terminal does not reach it and
 //! one signal reaches all of its group. Linux 5.4 or later is required (pidfd).
 
+mod detached;
 mod end;
 mod files;
 mod lines;
@@ -30,6 +31,7 @@ use rustix::process::{Resource, Rlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
+pub use detached::{Detached, start_detached};
 pub use end::{EndStep, Ended, Process};
 pub use files::{open_descriptors, raise_open_files, resident_bytes};
 pub use lines::{Line, Lines};

@@ -11,6 +11,7 @@ macro_rules! say {
 mod call;
 mod check;
 mod completions;
+mod connect;
 mod daemon;
 pub(crate) mod demo;
 mod doctor;
@@ -20,6 +21,7 @@ mod restart;
 mod serve;
 mod sources;
 mod status;
+mod stdio;
 mod token;
 mod tools;
 mod try_out;
@@ -52,6 +54,10 @@ pub(crate) enum Command {
     Tools(tools::Arguments),
     /// Call a tool of the running daemon.
     Call(call::Arguments),
+    /// Point a client at Seawall, or undo it.
+    Connect(connect::Arguments),
+    /// Serve MCP over stdin and stdout by the running daemon, started if there is none.
+    Stdio(stdio::Arguments),
     /// Show upstreams, instances and calls of the running daemon.
     Status(status::Arguments),
     /// Show what an upstream's processes wrote to standard error.
@@ -157,6 +163,8 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Check(arguments) => check::run(arguments).await,
         Command::Tools(arguments) => tools::run(arguments).await,
         Command::Call(arguments) => call::run(arguments).await,
+        Command::Connect(arguments) => Box::pin(connect::run(arguments)).await,
+        Command::Stdio(arguments) => Box::pin(stdio::run(arguments)).await,
         Command::Status(arguments) => status::run(arguments).await,
         Command::Logs(arguments) => logs::run(arguments).await,
         Command::Restart(arguments) => restart::run(arguments).await,

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command-line program tells what is wrong")]
 
 mod cli;
+mod clients;
 mod serve;
 
 use clap::Parser;

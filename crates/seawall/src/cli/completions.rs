@@ -32,7 +32,7 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "seawall", &mut script);
             let script = String::from_utf8(script).unwrap();
-            assert!(script.contains("completions") && script.contains("--config"), "{shell}: {script}");
+            assert!(script.contains("completions") && script.contains("config"), "{shell}: {script}");
         }
     }
 }
