@@ -2,17 +2,24 @@
 //
 // One connection, the operations in the order given, one JSON line each on standard output:
 //   {"tools":[names]}  {"result":...}  {"error":"...","code":N}  and with --progress  {"progress":{...}}
+// --answer and --sample answer the server's questions, which print as  {"asked":"the method"}
+// --cancel-on-progress takes each call back once it has told of progress:  {"cancelled":true}
+// --until-changed calls a tool until the server has told that its tools changed:  {"changed":"tools"}
 // A refusal by the peer or a passed timeout is an answer and exits 0. A failed connection, or a reply that
 // the SDK cannot read, exits 1 with a message on standard error; bad usage exits 2.
 
 import { createRequire } from "node:module";
 import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
 
 const USAGE =
   "usage: client.mjs --sdk v1|v2 --era legacy|modern --url URL [--bearer TOKEN]\n" +
-  "                  [--timeout-ms N] [--progress] { --list | --call NAME [--arguments JSON] }...";
+  "                  [--timeout-ms N] [--progress] [--answer JSON] [--sample TEXT] [--cancel-on-progress]\n" +
+  "                  { --list | --call NAME [--arguments JSON] | --until-changed NAME }...";
 const MODERN = "2026-07-28";
 const IDENTITY = { name: "seawall-interop", version: "1.0.0" };
+// The pause between two calls of --until-changed: the server may need a moment to tell.
+const AGAIN_MS = 200;
 
 // `require` rather than `import`: only it honours NODE_PATH, so the packages may live outside this folder.
 const load = createRequire(import.meta.url);
@@ -58,6 +65,18 @@ function readArguments(words) {
       case "--progress":
         settings.progress = true;
         break;
+      case "--answer":
+        settings.answer = readObject(flag, value(flag));
+        break;
+      case "--sample":
+        settings.sample = value(flag);
+        break;
+      case "--cancel-on-progress":
+        settings.cancel = true;
+        break;
+      case "--until-changed":
+        settings.operations.push({ untilChanged: value(flag) });
+        break;
       case "--list":
         settings.operations.push({ list: true });
         break;
@@ -67,7 +86,7 @@ function readArguments(words) {
       case "--arguments": {
         const last = settings.operations.at(-1);
         if (last?.name === undefined) throw new UsageError("--arguments follows a --call");
-        last.arguments = readObject(value(flag));
+        last.arguments = readObject(flag, value(flag));
         break;
       }
       default:
@@ -84,17 +103,40 @@ function readArguments(words) {
   return settings;
 }
 
-function readObject(text) {
+function readObject(flag, text) {
   let value;
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new UsageError(`--arguments is not JSON: ${error.message}`);
+    throw new UsageError(`${flag} is not JSON: ${error.message}`);
   }
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    throw new UsageError("--arguments is a JSON object");
+    throw new UsageError(`${flag} is a JSON object`);
   }
   return value;
+}
+
+// What the client can be asked, by method: how it declares it, and what it answers.
+function manners(settings) {
+  const capabilities = {};
+  const answers = {};
+  if (settings.answer !== undefined) {
+    capabilities.elicitation = { form: {} };
+    answers["elicitation/create"] = { action: "accept", content: settings.answer };
+  }
+  if (settings.sample !== undefined) {
+    capabilities.sampling = {};
+    const content = { type: "text", text: settings.sample };
+    answers["sampling/createMessage"] = { role: "assistant", content, model: "none", stopReason: "endTurn" };
+  }
+  const watches = settings.operations.some((operation) => operation.untilChanged !== undefined);
+  const tools = { autoRefresh: false, debounceMs: 0, onChanged: () => (settings.changed = true) };
+  const options = { capabilities, ...(watches ? { listChanged: { tools } } : {}) };
+  const answer = (method) => () => {
+    print({ asked: method });
+    return answers[method];
+  };
+  return { options, questions: Object.keys(answers).map((method) => [method, answer(method)]) };
 }
 
 // Each SDK is reduced to what differs: how an era is asked for, and which errors are answers.
@@ -102,10 +144,16 @@ function readObject(text) {
 function legacyOnlySdk() {
   const { Client } = load("@modelcontextprotocol/sdk/client/index.js");
   const { StreamableHTTPClientTransport } = load("@modelcontextprotocol/sdk/client/streamableHttp.js");
-  const { ErrorCode, McpError } = load("@modelcontextprotocol/sdk/types.js");
+  const types = load("@modelcontextprotocol/sdk/types.js");
+  const { ErrorCode, McpError } = types;
+  const schemas = {
+    "elicitation/create": types.ElicitRequestSchema,
+    "sampling/createMessage": types.CreateMessageRequestSchema,
+  };
   return {
     Transport: StreamableHTTPClientTransport,
-    client: () => new Client(IDENTITY),
+    client: (options) => new Client(IDENTITY, options),
+    answer: (client, method, answer) => client.setRequestHandler(schemas[method], answer),
     // The SDK gives a lost connection the shape of a peer's error, with this code and text.
     isAnswer: (error) =>
       error instanceof McpError &&
@@ -132,7 +180,8 @@ function bothErasSdk(era) {
   const mode = era === "modern" ? { pin: MODERN } : "legacy";
   return {
     Transport: StreamableHTTPClientTransport,
-    client: () => new Client(IDENTITY, { versionNegotiation: { mode } }),
+    client: (options) => new Client(IDENTITY, { ...options, versionNegotiation: { mode } }),
+    answer: (client, method, answer) => client.setRequestHandler(method, answer),
     isAnswer: (error) =>
       error instanceof ProtocolError ||
       (error instanceof SdkError && error.code === SdkErrorCode.RequestTimeout),
@@ -153,16 +202,42 @@ async function perform(sdk, client, operation, settings) {
     const tools = await sdk.list(client, options);
     return { tools: tools.map((tool) => tool.name) };
   }
-  if (settings.progress) options.onprogress = (progress) => print({ progress });
+  if (operation.untilChanged !== undefined) {
+    const deadline = Date.now() + settings.timeout;
+    while (!settings.changed) {
+      if (Date.now() > deadline) throw new Error(`no change was told within ${settings.timeout} ms`);
+      await sdk.call(client, { name: operation.untilChanged, arguments: {} }, options);
+      await sleep(AGAIN_MS);
+    }
+    return { changed: "tools" };
+  }
   const { name, arguments: given } = operation;
-  return { result: await sdk.call(client, { name, arguments: given }, options) };
+  const told = (progress) => settings.progress && print({ progress });
+  if (!settings.cancel) {
+    if (settings.progress) options.onprogress = told;
+    return { result: await sdk.call(client, { name, arguments: given }, options) };
+  }
+  const taken = new AbortController();
+  options.signal = taken.signal;
+  options.onprogress = (progress) => {
+    told(progress);
+    taken.abort();
+  };
+  try {
+    return { result: await sdk.call(client, { name, arguments: given }, options) };
+  } catch (error) {
+    if (!taken.signal.aborted) throw error;
+    return { cancelled: true };
+  }
 }
 
 async function run(settings) {
   const sdk = settings.sdk === "v1" ? legacyOnlySdk() : bothErasSdk(settings.era);
   const headers = settings.bearer === undefined ? {} : { Authorization: `Bearer ${settings.bearer}` };
   const transport = new sdk.Transport(settings.url, { requestInit: { headers } });
-  const client = sdk.client();
+  const { options, questions } = manners(settings);
+  const client = sdk.client(options);
+  for (const [method, answer] of questions) sdk.answer(client, method, answer);
   try {
     await client.connect(transport, { timeout: settings.timeout });
     for (const operation of settings.operations) {

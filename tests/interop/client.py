@@ -2,6 +2,9 @@
 
 One connection, the operations in the order given, one JSON line each on standard output:
   {"tools":[names]}  {"result":...}  {"error":"...","code":N}  and with --progress  {"progress":{...}}
+--answer and --sample answer the server's questions, which print as  {"asked":"the method"}
+--cancel-on-progress takes each call back once it has told of progress:  {"cancelled":true}
+--until-changed calls a tool until the server has told that its tools changed:  {"changed":"tools"}
 A refusal by the peer or a passed timeout is an answer and exits 0. A failed connection, or a reply that the
 SDK cannot read, exits 1 with a message on standard error; bad usage exits 2.
 """
@@ -16,10 +19,21 @@ from typing import Any
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CONNECTION_CLOSED, CallToolResult, Implementation
+from mcp.client.subscriptions import Subscription
+from mcp.types import (
+    CONNECTION_CLOSED,
+    CallToolResult,
+    CreateMessageResult,
+    ElicitResult,
+    Implementation,
+    TextContent,
+    ToolListChangedNotification,
+)
 
 MODERN = "2026-07-28"
 IDENTITY = Implementation(name="seawall-interop", version="1.0.0")
+# The pause between two calls of --until-changed: the server may need a moment to tell.
+AGAIN_SECONDS = 0.2
 
 
 class WrongEra(Exception):
@@ -46,13 +60,31 @@ class SetCallArguments(argparse.Action):
     def __call__(self, parser: Any, settings: Any, values: Any, option_string: str | None = None) -> None:
         if not settings.operations or "name" not in settings.operations[-1]:
             parser.error("--arguments follows a --call")
-        try:
-            given = json.loads(values)
-        except ValueError as error:
-            parser.error(f"--arguments is not JSON: {error}")
-        if not isinstance(given, dict):
-            parser.error("--arguments is a JSON object")
-        settings.operations[-1]["arguments"] = given
+        settings.operations[-1]["arguments"] = read_object(parser, option_string, values)
+
+
+class AddUntilChanged(argparse.Action):
+    """Appends calls of a tool that last until the tools have changed."""
+
+    def __call__(self, parser: Any, settings: Any, values: Any, option_string: str | None = None) -> None:
+        settings.operations.append({"until_changed": values})
+
+
+class SetAnswer(argparse.Action):
+    """Sets the content that accepts every form."""
+
+    def __call__(self, parser: Any, settings: Any, values: Any, option_string: str | None = None) -> None:
+        settings.answer = read_object(parser, option_string, values)
+
+
+def read_object(parser: Any, flag: str | None, text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        parser.error(f"{flag} is not JSON: {error}")
+    if not isinstance(given, dict):
+        parser.error(f"{flag} is a JSON object")
+    return given
 
 
 def read_arguments() -> argparse.Namespace:
@@ -63,6 +95,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--bearer")
     parser.add_argument("--timeout-ms", type=int, default=60_000)
     parser.add_argument("--progress", action="store_true")
+    parser.add_argument("--answer", metavar="JSON", action=SetAnswer, help="fill in every form with this")
+    parser.add_argument("--sample", metavar="TEXT", help="answer every prompt for a model with this")
+    parser.add_argument("--cancel-on-progress", action="store_true", help="take back calls that progress")
+    parser.add_argument("--until-changed", metavar="NAME", action=AddUntilChanged, help="call until told")
     parser.add_argument("--list", nargs=0, action=AddList, help="list the tools")
     parser.add_argument("--call", metavar="NAME", action=AddCall, help="call a tool")
     parser.add_argument("--arguments", metavar="JSON", action=SetCallArguments, help="for the last --call")
@@ -117,9 +153,85 @@ async def list_tools(client: Client) -> list[str]:
             return names
 
 
-async def perform(client: Client, operation: dict[str, Any], settings: argparse.Namespace) -> dict[str, Any]:
+class Manners:
+    """What the client can be asked and what it answers, and whether it was told of changed tools."""
+
+    def __init__(self, settings: argparse.Namespace) -> None:
+        self.settings = settings
+        self.changed = asyncio.Event()
+
+    async def fill_in(self, _context: Any, _params: Any) -> ElicitResult:
+        print_line({"asked": "elicitation/create"})
+        return ElicitResult(action="accept", content=self.settings.answer)
+
+    async def sample(self, _context: Any, _params: Any) -> CreateMessageResult:
+        print_line({"asked": "sampling/createMessage"})
+        content = TextContent(type="text", text=self.settings.sample)
+        return CreateMessageResult(role="assistant", content=content, model="none", stop_reason="endTurn")
+
+    async def hear(self, message: Any) -> None:
+        if isinstance(message, ToolListChangedNotification):
+            self.changed.set()
+
+    def for_client(self) -> dict[str, Any]:
+        """The callbacks. The SDK declares a capability for each that is there."""
+        return {
+            "elicitation_callback": self.fill_in if self.settings.answer is not None else None,
+            "sampling_callback": self.sample if self.settings.sample is not None else None,
+            "message_handler": self.hear,
+        }
+
+
+async def call_until_changed(client: Client, name: str, manners: Manners) -> dict[str, Any]:
+    """The modern era has to be asked for changes; the legacy one tells of them on the session's stream."""
+    seconds = manners.settings.timeout_ms / 1000
+    async with AsyncExitStack() as stack:
+        if manners.settings.era == "modern":
+            changes = await stack.enter_async_context(client.listen(tools_list_changed=True))
+            following = asyncio.create_task(follow(changes, manners))
+            stack.callback(following.cancel)
+        async with asyncio.timeout(seconds):
+            while not manners.changed.is_set():
+                await client.call_tool(name, {})
+                await asyncio.sleep(AGAIN_SECONDS)
+    return {"changed": "tools"}
+
+
+async def follow(changes: Subscription, manners: Manners) -> None:
+    async for _ in changes:
+        manners.changed.set()
+
+
+async def call_until_progress(client: Client, operation: dict[str, Any], show: bool) -> dict[str, Any]:
+    told = asyncio.Event()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        if show:
+            await print_progress(progress, total, message)
+        told.set()
+
+    call = asyncio.create_task(
+        client.call_tool(operation["name"], operation["arguments"], progress_callback=note)
+    )
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait([call, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if call.done():
+        return {"result": call.result().model_dump(mode="json", by_alias=True, exclude_unset=True)}
+    # The SDK takes back what its caller abandons.
+    call.cancel()
+    await asyncio.wait([call])
+    return {"cancelled": True}
+
+
+async def perform(client: Client, operation: dict[str, Any], manners: Manners) -> dict[str, Any]:
+    settings = manners.settings
     if "list" in operation:
         return {"tools": await list_tools(client)}
+    if "until_changed" in operation:
+        return await call_until_changed(client, operation["until_changed"], manners)
+    if settings.cancel_on_progress:
+        return await call_until_progress(client, operation, settings.progress)
     result: CallToolResult = await client.call_tool(
         operation["name"],
         operation["arguments"],
@@ -138,6 +250,7 @@ async def run(settings: argparse.Namespace, refusals: Refusals) -> None:
         timeout=httpx2.Timeout(seconds, read=None),
         event_hooks={"response": [refusals.note]},
     )
+    manners = Manners(settings)
     async with web:
         client = Client(
             streamable_http_client(settings.url, http_client=web),
@@ -147,6 +260,7 @@ async def run(settings: argparse.Namespace, refusals: Refusals) -> None:
             client_info=IDENTITY,
             # A cached list would hide what the server says now.
             cache=None,
+            **manners.for_client(),
         )
         async with AsyncExitStack() as stack:
             # The SDK's probe has a longer limit of its own.
@@ -159,7 +273,7 @@ async def run(settings: argparse.Namespace, refusals: Refusals) -> None:
                 raise WrongEra(f"the server fell back to {client.protocol_version}")
             for operation in settings.operations:
                 try:
-                    print_line(await perform(client, operation, settings))
+                    print_line(await perform(client, operation, manners))
                 except MCPError as error:
                     if refusals.last is not None or error.code == CONNECTION_CLOSED:
                         raise

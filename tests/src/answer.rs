@@ -65,6 +65,40 @@ impl Answer {
         self.fault()["code"].as_str().unwrap_or_default()
     }
 
+    /// The code of a JSON-RPC error.
+    ///
+    /// # Panics
+    /// When this is none.
+    pub fn error_code(&self) -> i64 {
+        let code = self.value["error"]["code"].as_i64();
+        code.unwrap_or_else(|| panic!("no JSON-RPC error came: {self:#?}"))
+    }
+
+    /// What a modern caller is asked with the end of its request, by the names of the questions.
+    ///
+    /// # Panics
+    /// When it is asked nothing.
+    pub fn questions(&self) -> &Value {
+        let result = &self.value["result"];
+        assert_eq!(result["resultType"], "input_required", "nothing is asked: {self:#?}");
+        &result["inputRequests"]
+    }
+
+    /// What goes back with the answers to [`Answer::questions`].
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn state(&self) -> &str {
+        let state = self.value["result"]["requestState"].as_str();
+        state.unwrap_or_else(|| panic!("no state came: {self:#?}"))
+    }
+
+    /// The parameters of the messages with this method that came before it, in their order.
+    pub fn heard(&self, method: &str) -> Vec<&Value> {
+        let of_method = self.events.iter().filter(|event| event["method"] == method);
+        of_method.map(|event| &event["params"]).collect()
+    }
+
     /// Asserts the answer that is given to calls of tools that do not exist or may not be seen.
     ///
     /// # Panics

@@ -35,6 +35,12 @@ pub struct Client {
     era: Era,
     /// The conversation a modern client names.
     conversation: Option<String>,
+    /// What it says it can do: an object.
+    capabilities: Value,
+    /// The level of log messages that a modern client asks for.
+    log_level: Option<String>,
+    /// Its responses to questions, by their method and without an id.
+    responses: Vec<(String, Value)>,
     ids: Arc<AtomicU64>,
 }
 
@@ -55,7 +61,15 @@ impl Client {
     /// # Panics
     /// When the session is refused.
     pub async fn legacy(url: &str, token: Option<&str>) -> Self {
-        match Self::try_legacy(url, token).await {
+        Self::legacy_able(url, token, &json!({})).await
+    }
+
+    /// A client with a new session that says it can do these things: an object of capabilities.
+    ///
+    /// # Panics
+    /// When the session is refused.
+    pub async fn legacy_able(url: &str, token: Option<&str>, capabilities: &Value) -> Self {
+        match Self::try_legacy_able(url, token, capabilities).await {
             Ok(client) => client,
             Err(answer) => panic!("no session at {url}: {answer:#?}"),
         }
@@ -66,10 +80,18 @@ impl Client {
     /// # Errors
     /// What came instead of a session.
     pub async fn try_legacy(url: &str, token: Option<&str>) -> Result<Self, Box<Answer>> {
+        Self::try_legacy_able(url, token, &json!({})).await
+    }
+
+    async fn try_legacy_able(
+        url: &str,
+        token: Option<&str>,
+        capabilities: &Value,
+    ) -> Result<Self, Box<Answer>> {
         let mut client = Self { era: Era::Legacy, ..Self::modern(url, token) };
         let params = json!({
             "protocolVersion": LEGACY_VERSION,
-            "capabilities": {},
+            "capabilities": capabilities,
             "clientInfo": {"name": "seawall-tests", "version": env!("CARGO_PKG_VERSION")},
         });
         let answer = client.request("initialize", &params).await;
@@ -90,6 +112,9 @@ impl Client {
             session: None,
             era: Era::Modern,
             conversation: None,
+            capabilities: json!({}),
+            log_level: None,
+            responses: Vec::new(),
             ids: Arc::default(),
         }
     }
@@ -110,6 +135,28 @@ impl Client {
     #[must_use]
     pub fn in_conversation(&self, name: &str) -> Self {
         Self { conversation: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The same modern client, saying in each request that it can do these things: an object of
+    /// capabilities.
+    #[must_use]
+    pub fn able_to(&self, capabilities: Value) -> Self {
+        Self { capabilities, ..self.clone() }
+    }
+
+    /// The same modern client, asking in each request for log messages of this level and above.
+    #[must_use]
+    pub fn wanting_logs(&self, level: &str) -> Self {
+        Self { log_level: Some(level.to_owned()), ..self.clone() }
+    }
+
+    /// The same legacy client, which responds to questions of this method on the streams of its requests.
+    /// `response` is an object with `result` or `error`; other questions stay open.
+    #[must_use]
+    pub fn responding(&self, method: &str, response: Value) -> Self {
+        let mut responses = self.responses.clone();
+        responses.push((method.to_owned(), response));
+        Self { responses, ..self.clone() }
     }
 
     /// All tools, page after page.
@@ -172,7 +219,9 @@ impl Client {
 
     fn begin(&self, method: &str, subject: Option<&str>, params: &str, progress: bool) -> Call {
         let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = request_text(self.era, id, method, params, progress);
+        let capabilities = self.capabilities.to_string();
+        let meta = meta_members(self.era, id, progress, &capabilities, self.log_level.as_deref());
+        let body = text_with_meta(id, method, params, &meta);
         self.follow(id, method, self.headers(method, subject), "POST", body)
     }
 
@@ -194,7 +243,7 @@ impl Client {
         body: String,
     ) -> Call {
         let last_event_id = Arc::default();
-        let work = exchange(self.url.clone(), verb, headers, body.into(), id, Arc::clone(&last_event_id));
+        let work = exchange(self.clone(), verb, headers, body.into(), id, Arc::clone(&last_event_id));
         Call {
             id,
             what: format!("the answer to {what} {id} at {}", self.url),
@@ -213,6 +262,18 @@ impl Client {
         let headers = self.headers(method, None);
         let response = send(&self.url, "POST", &borrowed(&headers), body).await;
         assert_eq!(response.status, 202, "{method}: {response:?}");
+    }
+
+    /// Responds to a question of the server's, where a response to its method is known.
+    async fn respond(&self, question: &Value) {
+        let known = |(method, _): &&(String, Value)| question["method"] == **method;
+        let Some((method, response)) = self.responses.iter().find(known) else { return };
+        let mut response = response.clone();
+        response["jsonrpc"] = json!("2.0");
+        response["id"] = question["id"].clone();
+        let headers = self.headers(method, None);
+        let accepted = send(&self.url, "POST", &borrowed(&headers), response.to_string()).await;
+        assert_eq!(accepted.status, 202, "the response to {question}: {accepted:?}");
     }
 
     /// Ends the session.
@@ -271,8 +332,17 @@ impl Client {
 /// # Panics
 /// When `params` is no object.
 pub fn request_text(era: Era, id: u64, method: &str, params: &str, progress: bool) -> String {
-    let inside = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-    let mut members = vec![inside.expect("parameters are a JSON object").to_owned()];
+    text_with_meta(id, method, params, &meta_members(era, id, progress, "{}", None))
+}
+
+/// The members of a request's `_meta`.
+fn meta_members(
+    era: Era,
+    id: u64,
+    progress: bool,
+    capabilities: &str,
+    log_level: Option<&str>,
+) -> Vec<String> {
     let mut meta = Vec::new();
     if progress {
         meta.push(format!(r#""progressToken":{id}"#));
@@ -283,8 +353,15 @@ pub fn request_text(era: Era, id: u64, method: &str, params: &str, progress: boo
         meta.push(format!(
             r#""io.modelcontextprotocol/clientInfo":{{"name":"seawall-tests","version":"{version}"}}"#
         ));
-        meta.push(r#""io.modelcontextprotocol/clientCapabilities":{}"#.to_owned());
+        meta.push(format!(r#""io.modelcontextprotocol/clientCapabilities":{capabilities}"#));
+        meta.extend(log_level.map(|level| format!(r#""io.modelcontextprotocol/logLevel":"{level}""#)));
     }
+    meta
+}
+
+fn text_with_meta(id: u64, method: &str, params: &str, meta: &[String]) -> String {
+    let inside = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let mut members = vec![inside.expect("parameters are a JSON object").to_owned()];
     if !meta.is_empty() {
         members.push(format!(r#""_meta":{{{}}}"#, meta.join(",")));
     }
@@ -359,7 +436,7 @@ impl Drop for Call {
 
 /// Sends a message and reads on until the response to the request `id`, or until the end without one.
 async fn exchange(
-    url: String,
+    client: Client,
     verb: &'static str,
     headers: Vec<(&'static str, String)>,
     body: Bytes,
@@ -367,7 +444,8 @@ async fn exchange(
     last_event_id: Arc<Mutex<Option<String>>>,
 ) -> Answer {
     let began = Instant::now();
-    let opened = Exchange::open(&url, verb, &borrowed(&headers), body).await;
+    let url = &client.url;
+    let opened = Exchange::open(url, verb, &borrowed(&headers), body).await;
     let mut exchange = opened.unwrap_or_else(|error| panic!("{verb} {url}: {error}"));
     let mut answer = Answer {
         status: exchange.status.as_u16(),
@@ -392,6 +470,9 @@ async fn exchange(
                 answer.value = value;
                 answer.text = event.data;
                 break;
+            }
+            if !value["id"].is_null() {
+                client.respond(&value).await;
             }
             answer.events.push(value);
         }

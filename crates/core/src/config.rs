@@ -27,6 +27,7 @@ use std::time::Duration;
 use seawall_proto::{era::Pin, mcp::Effects};
 use sha2::{Digest, Sha256};
 
+pub use foreign::{ForeignFile, ForeignServer, foreign};
 pub use lower::{imports, lower};
 pub use servers::tame_name;
 

@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod add;
 mod call;
 mod check;
 mod completions;
@@ -16,7 +17,10 @@ mod daemon;
 pub(crate) mod demo;
 mod doctor;
 mod explain;
+mod import;
+mod init;
 mod logs;
+mod own_file;
 mod restart;
 mod serve;
 mod sources;
@@ -54,6 +58,12 @@ pub(crate) enum Command {
     Tools(tools::Arguments),
     /// Call a tool of the running daemon.
     Call(call::Arguments),
+    /// Write a configuration to start from.
+    Init(init::Arguments),
+    /// Take over the servers of other clients' configurations.
+    Import(import::Arguments),
+    /// Add a server, once it has been seen to work.
+    Add(add::Arguments),
     /// Point a client at Seawall, or undo it.
     Connect(connect::Arguments),
     /// Serve MCP over stdin and stdout by the running daemon, started if there is none.
@@ -163,6 +173,9 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Check(arguments) => check::run(arguments).await,
         Command::Tools(arguments) => tools::run(arguments).await,
         Command::Call(arguments) => call::run(arguments).await,
+        Command::Init(arguments) => init::run(arguments).await,
+        Command::Import(arguments) => Box::pin(import::run(arguments)).await,
+        Command::Add(arguments) => Box::pin(add::run(arguments)).await,
         Command::Connect(arguments) => Box::pin(connect::run(arguments)).await,
         Command::Stdio(arguments) => Box::pin(stdio::run(arguments)).await,
         Command::Status(arguments) => status::run(arguments).await,

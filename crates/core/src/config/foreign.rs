@@ -1,34 +1,78 @@
-//! Other clients' files: JSON with the root `mcpServers`. They belong to somebody else, so what is odd in
+//! Other clients' files, in the shape each client gives them. They belong to somebody else, so what is odd in
 //! them is a remark and never stops the daemon; only a file that cannot be read as such is a fault.
+//!
+//! A file becomes a tree of JSON whatever it is written in ([`tree`]); the tree is searched for servers
+//! ([`roots`]), which says whose file it is ([`client`]); each server is read into our own notation
+//! ([`entry`], [`dialect`]) and only then are its variables put in. So the same reading serves the daemon,
+//! which uses the result, and `seawall import --copy`, which writes down what came before.
+
+mod client;
+mod dialect;
+mod entry;
+mod roots;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod wrapped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
 
 use super::expand::expand;
-use super::json::{Json, strict};
-use super::raw::{Faults, Place, quoted};
-use super::servers::{Surroundings, fold, good_name, program_path, tame_name};
-use super::{Kind, Note, Secret, Source, Sources, Upstream};
-use super::{address, values};
+use super::json::Json;
+use super::raw::{Faults, Place};
+use super::servers::{Surroundings, fold, program_path};
+use super::{ConfigFault, Kind, Note, Secret, Source, Sources, Upstream, address};
 
-/// Roots under which other clients keep their servers, in shapes that are not read.
-const OTHER_ROOTS: [&str; 5] = ["servers", "mcp", "mcp_servers", "context_servers", "extensions"];
+/// Another client's file, as it is used.
+#[derive(Clone, Debug)]
+pub struct ForeignFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The client that keeps such files; `None` where the file's path and shape do not say.
+    pub client: Option<&'static str>,
+    /// Its servers in the order of the file. Those that cannot be used are only in `notes`.
+    pub servers: Vec<ForeignServer>,
+    /// What was read differently from how it stands, or not at all.
+    pub notes: Vec<Note>,
+}
 
-/// Keys by which a client remembers what its user approved.
-const APPROVALS: [&str; 4] = ["autoApprove", "alwaysAllow", "trust", "default_tools_approval_mode"];
+/// A server of another client's file.
+#[derive(Clone, Debug)]
+pub struct ForeignServer {
+    /// Where it stands in its file, such as `mcpServers.time`.
+    pub key: String,
+    /// What it comes to, under the name it is used by.
+    pub upstream: Upstream,
+    /// The same in the notation of our own file: its variables are not put in.
+    pub written: Kind,
+    /// The name of an equal server of another file, which is used in its place.
+    pub same_as: Option<String>,
+}
 
-/// Keys by which a client hides tools from its model.
-const FILTERS: [&str; 7] = [
-    "includeTools",
-    "excludeTools",
-    "enabledTools",
-    "enabled_tools",
-    "disabledTools",
-    "disabled_tools",
-    "available_tools",
-];
+/// Reads the foreign files of `sources` beside the own one and gives each with what becomes of its servers.
+/// Nothing is read from disk.
+///
+/// # Errors
+///
+/// What is wrong in the own file, and each foreign file that cannot be read as one.
+pub fn foreign(sources: &Sources<'_>) -> Result<Vec<ForeignFile>, Vec<ConfigFault>> {
+    let (config, _) = super::lower(sources)?;
+    // Those of the own file come first, and without a fault there is one for each table.
+    let tables = sources.own.as_ref().map_or(0, |own| {
+        let (root, _) = DeTable::parse_recoverable(&own.text);
+        let servers = root.get_ref().get("servers").and_then(|servers| servers.get_ref().as_table());
+        servers.map_or(0, |servers| servers.iter().count())
+    });
+    let own = config.upstreams.iter().take(tables);
+    let mut upstreams: Vec<_> = own.map(|upstream| Upstream::clone(upstream)).collect();
+    let mut faults = Vec::new();
+    let files = join_files(&mut upstreams, sources, config.listen, &mut faults);
+    if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
 
 /// Adds the servers of all foreign files to those of the own one.
 pub(super) fn join(
@@ -38,347 +82,253 @@ pub(super) fn join(
     faults: &mut Faults,
     notes: &mut Vec<Note>,
 ) {
+    notes.extend(join_files(upstreams, sources, listen, faults).into_iter().flat_map(|file| file.notes));
+}
+
+fn join_files(
+    upstreams: &mut Vec<Upstream>,
+    sources: &Sources<'_>,
+    listen: SocketAddr,
+    faults: &mut Faults,
+) -> Vec<ForeignFile> {
     let own = upstreams.len();
     let mut names: BTreeSet<_> = upstreams.iter().map(|upstream| fold(&upstream.name)).collect();
+    let mut files: Vec<ForeignFile> = Vec::new();
     for source in &sources.foreign {
         let before = upstreams.len();
-        for (mut upstream, place) in read(source, sources, listen, faults, notes) {
-            let key = upstream.key();
+        let mut file = read(source, sources, listen, faults);
+        for server in &mut file.servers {
+            let upstream = &mut server.upstream;
+            let place = Place { path: file.path.clone(), line: server.line, key: server.key.clone() };
+            // Two of one file are two on purpose, unless even their names are the same.
             let twin = upstreams.iter().enumerate().position(|(index, other)| {
-                (index < before || fold(&other.name) == fold(&upstream.name)) && other.key() == key
+                (index < before || fold(&other.name) == fold(&upstream.name))
+                    && same(&other.kind, &upstream.kind)
             });
             if let Some(index) = twin {
                 let other = &mut upstreams[index];
-                notes.push(place.note(format!("the same server as `{}`: used once", other.name)));
-                // The own file has the last word; among clients, one that uses it is enough.
-                other.enabled |= index >= own && upstream.enabled;
+                file.notes.push(place.note(same_as(other, upstream)));
+                if index >= own {
+                    // The own file has the last word; among clients, one that uses it is enough.
+                    other.enabled |= upstream.enabled;
+                    adopt_headers(&mut other.kind, &upstream.kind, || {
+                        other.needs.clone_from(&upstream.needs)
+                    });
+                    let first = files
+                        .iter_mut()
+                        .flat_map(|file| &mut file.servers)
+                        .find(|first| first.same_as.is_none() && first.upstream.name == other.name);
+                    if let Some(first) = first {
+                        adopt_headers(&mut first.written, &server.written, || {});
+                        first.upstream.clone_from(other);
+                    }
+                }
+                server.same_as = Some(other.name.clone());
                 continue;
             }
             if !names.insert(fold(&upstream.name)) {
-                let free = free_name(&upstream.name, &names);
-                notes.push(place.note(format!("the name is taken by another server: used as `{free}`")));
+                let free = free_name(&upstream.name, file.client, &names);
+                let message = format!("the name is taken by another server: used as `{free}`");
+                file.notes.push(place.note(message));
                 names.insert(fold(&free));
                 upstream.name = free;
             }
-            upstreams.push(upstream);
+            upstreams.push(upstream.clone());
         }
+        files.push(ForeignFile {
+            path: file.path,
+            client: file.client,
+            servers: file.servers.into_iter().map(Entry::into_server).collect(),
+            notes: file.notes,
+        });
+    }
+    files
+}
+
+/// Whether two entries mean one server: the same program called in the same way, or the same URL.
+fn same(one: &Kind, other: &Kind) -> bool {
+    match (one, other) {
+        (Kind::Http { url: one, .. }, Kind::Http { url: other, .. }) => one == other,
+        _ => one == other,
     }
 }
 
-/// The name with the first free number from 2 up.
-fn free_name(name: &str, taken: &BTreeSet<String>) -> String {
-    let numbered = |number: usize| {
-        let suffix = format!("-{number}");
+fn same_as(other: &Upstream, upstream: &Upstream) -> String {
+    let headers = |upstream: &Upstream| match &upstream.kind {
+        Kind::Http { headers, .. } => headers.clone(),
+        Kind::Stdio { .. } => Vec::new(),
+    };
+    let (theirs, ours) = (headers(other), headers(upstream));
+    let which = if theirs.is_empty() || ours.is_empty() || theirs == ours {
+        ""
+    } else {
+        ", with the headers that are given there"
+    };
+    format!("the same server as `{}`: used once{which}", other.name)
+}
+
+/// A client that signs in by itself writes no headers, where another has a token for the same URL.
+fn adopt_headers(theirs: &mut Kind, ours: &Kind, then: impl FnOnce()) {
+    if let (Kind::Http { headers: theirs, .. }, Kind::Http { headers: ours, .. }) = (theirs, ours)
+        && theirs.is_empty()
+        && !ours.is_empty()
+    {
+        theirs.clone_from(ours);
+        then();
+    }
+}
+
+/// The name with its client's behind it, or with the first free number from 2 up.
+fn free_name(name: &str, client: Option<&str>, taken: &BTreeSet<String>) -> String {
+    let suffixed = |suffix: String| {
+        let suffix = format!("-{suffix}");
         // Names are ASCII here, so that any cut is between characters.
         format!("{}{suffix}", &name[..name.len().min(32 - suffix.len())])
     };
-    (2..)
-        .map(numbered)
+    let numbered = (2..).map(|number| match client {
+        Some(client) => suffixed(format!("{client}-{number}")),
+        None => suffixed(number.to_string()),
+    });
+    client
+        .map(|client| suffixed(client.to_owned()))
+        .into_iter()
+        .chain(numbered)
         .find(|name| !taken.contains(&fold(name)))
         .expect("the numbers do not end before the names")
 }
 
-fn read(
-    source: &Source,
-    sources: &Sources<'_>,
-    listen: SocketAddr,
-    faults: &mut Faults,
-    notes: &mut Vec<Note>,
-) -> Vec<(Upstream, Place)> {
+/// A file before its servers are compared with others.
+struct Read {
+    path: PathBuf,
+    client: Option<&'static str>,
+    servers: Vec<Entry>,
+    notes: Vec<Note>,
+}
+
+/// A server that can be used.
+struct Entry {
+    key: String,
+    line: usize,
+    upstream: Upstream,
+    written: Kind,
+    same_as: Option<String>,
+}
+
+impl Entry {
+    fn into_server(self) -> ForeignServer {
+        let Self { key, upstream, written, same_as, .. } = self;
+        ForeignServer { key, upstream, written, same_as }
+    }
+}
+
+fn read(source: &Source, sources: &Sources<'_>, listen: SocketAddr, faults: &mut Faults) -> Read {
+    let mut file = Read { path: source.path.clone(), client: None, servers: Vec::new(), notes: Vec::new() };
     let place = |line: usize, key: &str| Place { path: source.path.clone(), line, key: key.to_owned() };
-    let text = strict(&source.text);
+    let text = match tree::json_text(source) {
+        Ok(text) => text,
+        Err(wrong) => {
+            faults.push(place(wrong.line, "").fault(wrong.message));
+            return file;
+        }
+    };
     let root = match Json::parse(&text) {
         Ok(root) => root,
         Err(error) => {
             faults.push(place(error.line(), "").fault(format!("not valid JSON: {error}")));
-            return Vec::new();
+            return file;
         }
     };
-    let Some(members) = root.members() else {
-        let message = format!("{} where an object with `mcpServers` is expected", root.kind());
-        faults.push(place(root.line(), "").fault(message));
-        return Vec::new();
-    };
-    let (servers, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| name == "mcpServers");
-    let Some((_, servers)) = servers.first() else {
-        match others.iter().find(|(name, _)| OTHER_ROOTS.contains(&name.as_str())) {
-            Some((name, value)) => {
-                let remedy =
-                    "write its servers in a file with the root `mcpServers`, or under [servers.NAME]";
-                let message = format!("the format of another client: {remedy}");
-                faults.push(place(value.line(), name).fault(message));
-            }
-            None => notes.push(place(root.line(), "").note("names no servers: there is no `mcpServers`")),
+    let found = match roots::find(root, &source.path) {
+        Ok(found) => found,
+        Err(wrong) => {
+            faults.push(place(wrong.line, &wrong.key).fault(wrong.message));
+            return file;
         }
-        return Vec::new();
     };
-    if !others.is_empty() {
-        let names: Vec<_> = others.iter().map(|(name, _)| quoted(name)).collect();
-        let message = format!("settings of the client, not read: {}", names.join(", "));
-        notes.push(place(root.line(), "").note(message));
-    }
-    let Some(entries) = servers.members() else {
-        let message = format!("{} where an object of servers is expected", servers.kind());
-        faults.push(place(servers.line(), "mcpServers").fault(message));
-        return Vec::new();
-    };
-    let base = source.path.parent().map_or_else(|| sources.base.clone(), |folder| sources.base.join(folder));
-    let surroundings = Surroundings { environment: sources.environment, base: &base };
-    let mut upstreams = Vec::new();
-    for (name, entry) in entries {
-        let place = place(entry.line(), &format!("mcpServers.{}", quoted(&name)));
-        let mut reader =
-            Entry { surroundings: &surroundings, place: &place, notes: &mut *notes, needs: Vec::new() };
-        match reader.server(&name, entry) {
-            Ok(upstream) if is_ourselves(&upstream.kind, listen) => {
-                notes.push(place.note("this is Seawall itself: left out, or it would call itself"));
-            }
-            Ok(upstream) => upstreams.push((upstream, place)),
+    file.client = found.client.name;
+    file.notes.extend(found.remarks.into_iter().map(|(line, key, text)| place(line, &key).note(text)));
+    let workspace = client::workspace(&source.path, sources.environment);
+    let folder =
+        source.path.parent().map_or_else(|| sources.base.clone(), |folder| sources.base.join(folder));
+    for candidate in found.candidates {
+        let place = place(candidate.value.line(), &candidate.key);
+        let base = candidate.folder.as_ref().or(workspace.as_ref()).unwrap_or(&folder);
+        let surroundings = Surroundings { environment: sources.environment, base };
+        let words = dialect::Words {
+            workspace: candidate.folder.as_deref().or(workspace.as_deref()),
+            inputs: &found.inputs,
+        };
+        let mut reader = entry::Reader::new(&surroundings, &found.client, words, &place, &mut file.notes);
+        let written = match reader.server(candidate.name.as_deref(), candidate.value) {
+            Ok(written) => written,
             Err(wrong) => {
-                notes.push(Note { message: format!("{}; the server is left out", wrong.message), ..wrong })
+                let message = format!("{}; the server is left out", wrong.message);
+                file.notes.push(Note { message, ..wrong });
+                continue;
+            }
+        };
+        let entry::Written { name, kind: written, enabled, timeout, start_timeout, list_timeout } = written;
+        let (kind, needs) = filled(&written, &surroundings);
+        if is_ourselves(&kind, listen) {
+            file.notes.push(place.note("this is Seawall itself: left out, or it would call itself"));
+            continue;
+        }
+        let plain = Upstream::new(name, kind);
+        let upstream = Upstream {
+            enabled: enabled && !candidate.off,
+            needs,
+            timeout: timeout.unwrap_or(plain.timeout),
+            start_timeout: start_timeout.unwrap_or(plain.start_timeout),
+            list_timeout: list_timeout.unwrap_or(plain.list_timeout),
+            ..plain
+        };
+        let Place { line, key, .. } = place;
+        file.servers.push(Entry { key, line, upstream, written, same_as: None });
+    }
+    file
+}
+
+/// Puts the variables in, and says which of them are unset.
+fn filled(written: &Kind, surroundings: &Surroundings<'_>) -> (Kind, Vec<String>) {
+    let mut needs: Vec<String> = Vec::new();
+    let mut fill = |text: &str| {
+        let expanded = expand(text, surroundings.environment);
+        for name in expanded.needs.into_iter().chain(expanded.strange) {
+            if !needs.contains(&name) {
+                needs.push(name);
             }
         }
-    }
-    upstreams
+        expanded.text
+    };
+    let kind = match written {
+        Kind::Stdio { command, args, env, cwd } => {
+            let command = program_path(fill(command), surroundings.base);
+            let args = args.iter().map(|argument| fill(argument)).collect();
+            let env: BTreeMap<_, _> =
+                env.iter().map(|(name, value)| (name.clone(), Secret::new(fill(value.expose())))).collect();
+            let cwd = cwd.as_ref().map(|cwd| fill(&cwd.to_string_lossy()));
+            let cwd = cwd.filter(|cwd| !cwd.is_empty()).map(|cwd| surroundings.base.join(cwd));
+            Kind::Stdio { command, args, env, cwd }
+        }
+        Kind::Http { url, headers, ca_file } => Kind::Http {
+            url: fill(url),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.clone(), Secret::new(fill(value.expose()))))
+                .collect(),
+            ca_file: ca_file.clone(),
+        },
+    };
+    (kind, needs)
 }
 
 /// Whether an entry is the one by which the client reaches us.
 fn is_ourselves(kind: &Kind, listen: SocketAddr) -> bool {
     match kind {
         Kind::Stdio { command, args, .. } => {
-            let program = Path::new(command).file_name();
-            program.is_some_and(|name| name == "seawall") && args.first().is_some_and(|word| word == "stdio")
+            let program = Path::new(command).file_stem();
+            program.is_some_and(|name| name == "seawall") && args.iter().any(|word| word == "stdio")
         }
         Kind::Http { url, .. } => address::is_own(url, listen),
-    }
-}
-
-/// What an entry holds, by the keys that are known.
-#[derive(Default)]
-struct Fields<'a> {
-    command: Option<Json<'a>>,
-    args: Option<Json<'a>>,
-    env: Option<Json<'a>>,
-    cwd: Option<Json<'a>>,
-    url: Option<Json<'a>>,
-    headers: Option<Json<'a>>,
-    transport: Option<Json<'a>>,
-    timeout: Option<Json<'a>>,
-    enabled: Option<bool>,
-}
-
-/// Reads one entry. An `Err` is why it cannot be used.
-struct Entry<'r, 's> {
-    surroundings: &'r Surroundings<'s>,
-    place: &'r Place,
-    notes: &'r mut Vec<Note>,
-    needs: Vec<String>,
-}
-
-impl Entry<'_, '_> {
-    fn note_at(&self, value: Json<'_>, key: &str, message: impl Into<String>) -> Note {
-        let key = format!("{}.{}", self.place.key, quoted(key));
-        Place { path: self.place.path.clone(), line: value.line(), key }.note(message)
-    }
-
-    fn unexpected(&self, value: Json<'_>, key: &str, expected: &str) -> Note {
-        self.note_at(value, key, format!("{} where {expected} is expected", value.kind()))
-    }
-
-    fn remark(&mut self, value: Json<'_>, key: &str, message: impl Into<String>) {
-        let note = self.note_at(value, key, message);
-        self.notes.push(note);
-    }
-
-    fn server(&mut self, name: &str, entry: Json<'_>) -> Result<Upstream, Note> {
-        let Some(members) = entry.members() else {
-            return Err(self.place.note(format!("{} where an object is expected", entry.kind())));
-        };
-        let mut fields = Fields::default();
-        for (key, value) in members {
-            // One client nests the whole entry under its transport.
-            let nested = if key == "transport" { value.members() } else { None };
-            for (key, value) in nested.unwrap_or_else(|| vec![(key, value)]) {
-                self.field(&mut fields, &key, value);
-            }
-        }
-        let kind = self.kind(&fields)?;
-        let tame = if good_name(name) { name.to_owned() } else { tame_name(name) };
-        if tame != name {
-            self.notes.push(self.place.note(format!("{name:?} cannot be a server's name: used as `{tame}`")));
-        }
-        let plain = Upstream::new(tame, kind);
-        Ok(Upstream {
-            enabled: fields.enabled.unwrap_or(plain.enabled),
-            timeout: fields.timeout.and_then(|value| self.timeout(value)).unwrap_or(plain.timeout),
-            needs: std::mem::take(&mut self.needs),
-            ..plain
-        })
-    }
-
-    /// Sorts one member in, or remarks on it. Null is as good as absent.
-    fn field<'a>(&mut self, fields: &mut Fields<'a>, key: &str, value: Json<'a>) {
-        let field = match key {
-            _ if value.is_null() => return,
-            "command" => &mut fields.command,
-            "args" => &mut fields.args,
-            "env" => &mut fields.env,
-            "cwd" => &mut fields.cwd,
-            "url" => &mut fields.url,
-            "headers" => &mut fields.headers,
-            "timeout" => &mut fields.timeout,
-            "type" | "transport" => &mut fields.transport,
-            "disabled" | "enabled" => {
-                match value.flag() {
-                    Some(flag) => fields.enabled = Some(flag == (key == "enabled")),
-                    None => {
-                        let message = format!("{} is neither true nor false: not read", value.kind());
-                        self.remark(value, key, message);
-                    }
-                }
-                return;
-            }
-            _ if APPROVALS.contains(&key) => {
-                return self.remark(value, key, "an approval given to the client: not taken over");
-            }
-            _ if FILTERS.contains(&key) => {
-                let message =
-                    "the client's choice of tools: not taken over; a caller's `tools` restrict them";
-                return self.remark(value, key, message);
-            }
-            _ => return self.remark(value, key, "unknown key: not read"),
-        };
-        *field = Some(value);
-    }
-
-    fn kind(&mut self, fields: &Fields<'_>) -> Result<Kind, Note> {
-        let transport = match fields.transport {
-            Some(value) => Some(value.text().ok_or_else(|| self.unexpected(value, "type", "a string"))?),
-            None => None,
-        };
-        let word = transport.as_deref();
-        match (fields.command, fields.url) {
-            (Some(command), None) => self.stdio(command, fields),
-            (None, Some(url)) => self.http(url, word, fields),
-            (Some(command), Some(_)) if word == Some("stdio") => self.stdio(command, fields),
-            (Some(_), Some(url)) if word.is_some() => self.http(url, word, fields),
-            (Some(_), Some(_)) => {
-                Err(self.place.note("has both `command` and `url`, and no `type` says which counts"))
-            }
-            (None, None) => Err(self.place.note("has neither `command` nor `url`")),
-        }
-    }
-
-    fn stdio(&mut self, command: Json<'_>, fields: &Fields<'_>) -> Result<Kind, Note> {
-        if let Some(headers) = fields.headers {
-            self.remark(headers, "headers", "has no use beside `command`: not read");
-        }
-        let program = self.text(command, "command")?;
-        if program.is_empty() {
-            return Err(self.note_at(command, "command", "is empty"));
-        }
-        let mut arguments = Vec::new();
-        if let Some(args) = fields.args {
-            for value in args.elements().ok_or_else(|| self.unexpected(args, "args", "a list"))? {
-                arguments.push(self.text(value, "args")?);
-            }
-        }
-        let mut env = BTreeMap::new();
-        for (name, text, value) in self.table(fields.env, "env")? {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                return Err(self.note_at(value, "env", "holds a name that no variable can have"));
-            }
-            env.insert(name, Secret::new(text));
-        }
-        let cwd = fields.cwd.map(|cwd| self.text(cwd, "cwd")).transpose()?;
-        let base = self.surroundings.base;
-        Ok(Kind::Stdio {
-            command: program_path(program, base),
-            args: arguments,
-            env,
-            cwd: cwd.filter(|cwd| !cwd.is_empty()).map(|cwd| base.join(cwd)),
-        })
-    }
-
-    fn http(&mut self, url: Json<'_>, transport: Option<&str>, fields: &Fields<'_>) -> Result<Kind, Note> {
-        for (key, value) in [("args", fields.args), ("env", fields.env), ("cwd", fields.cwd)] {
-            if let Some(value) = value {
-                self.remark(value, key, "has no use beside `url`: not read");
-            }
-        }
-        match transport {
-            Some("http" | "streamable-http" | "streamableHttp" | "streamable_http" | "remote") => {}
-            Some(other) => {
-                self.remark(url, "type", format!("{other:?} is not spoken: Streamable HTTP is tried"));
-            }
-            None => self.remark(url, "url", "has no `type`: Streamable HTTP is tried"),
-        }
-        let needs = self.needs.len();
-        let address = self.text(url, "url")?;
-        if self.needs.len() == needs {
-            address::check_url(&address).map_err(|wrong| self.note_at(url, "url", wrong))?;
-        }
-        let mut headers = Vec::new();
-        for (name, text, value) in self.table(fields.headers, "headers")? {
-            let checked = address::check_header_name(&name).and_then(|()| address::check_header_value(&text));
-            checked.map_err(|wrong| self.note_at(value, "headers", format!("{}: {wrong}", quoted(&name))))?;
-            headers.push((name, Secret::new(text)));
-        }
-        Ok(Kind::Http { url: address, headers, ca_file: None })
-    }
-
-    /// An object of strings, each with its value's place.
-    fn table<'a>(
-        &mut self,
-        table: Option<Json<'a>>,
-        key: &str,
-    ) -> Result<Vec<(String, String, Json<'a>)>, Note> {
-        let Some(table) = table else { return Ok(Vec::new()) };
-        let members = table.members().ok_or_else(|| self.unexpected(table, key, "an object"))?;
-        let mut texts = Vec::new();
-        // Null unsets a variable in one client, and means nothing in the others.
-        for (name, value) in members.into_iter().filter(|(_, value)| !value.is_null()) {
-            let text = self.text(value, key)?;
-            texts.push((name, text, value));
-        }
-        Ok(texts)
-    }
-
-    /// A string (numbers and booleans count as what they look like) with its variables put in.
-    fn text(&mut self, value: Json<'_>, key: &str) -> Result<String, Note> {
-        let text = value.plain().ok_or_else(|| self.unexpected(value, key, "a string"))?;
-        if text.contains('\0') {
-            return Err(self.note_at(value, key, "holds a NUL character"));
-        }
-        let expanded = expand(&text, self.surroundings.environment);
-        for name in expanded.needs {
-            self.need(name);
-        }
-        for strange in expanded.strange {
-            self.remark(value, key, format!("${{{strange}}} is not known here: the server is not started"));
-            self.need(strange);
-        }
-        Ok(expanded.text)
-    }
-
-    fn need(&mut self, name: String) {
-        if !self.needs.contains(&name) {
-            self.needs.push(name);
-        }
-    }
-
-    /// Clients count in seconds or in milliseconds, and nothing in the file says which.
-    fn timeout(&mut self, value: Json<'_>) -> Option<Duration> {
-        let number = value.number().filter(|number| *number >= 0.001);
-        let (unit, seconds) = match number {
-            Some(number) if number >= 1000.0 => ("milliseconds", number / 1000.0),
-            Some(number) => ("seconds", number),
-            None => {
-                self.remark(value, "timeout", "not a number above 0: not read");
-                return None;
-            }
-        };
-        self.remark(value, "timeout", format!("taken as {unit}"));
-        Some(Duration::try_from_secs_f64(seconds).map_or(values::LONGEST, |time| time.min(values::LONGEST)))
     }
 }

@@ -1,0 +1,67 @@
+//! How the file looks after a change.
+
+use super::*;
+use seawall_core::config::Secret;
+
+fn own(text: &str) -> OwnFile {
+    OwnFile { path: PathBuf::from("/x/seawall.toml"), before: None, text: text.to_owned() }
+}
+
+fn imported(text: &str) -> String {
+    let mut own = own(text);
+    assert!(own.add_import(Path::new("/a b.json")).unwrap());
+    assert!(!own.add_import(Path::new("/a b.json")).unwrap(), "it is not doubled");
+    own.text
+}
+
+#[test]
+fn an_import_is_added_where_it_belongs_and_comments_stay() {
+    assert_eq!(imported(""), "import = [\"/a b.json\"]\n");
+    assert_eq!(imported("# c\n#import = []\n# d\n"), "# c\nimport = [\"/a b.json\"]\n# d\n");
+    assert_eq!(
+        imported("[limits]\ntotal = 1 # c\n"),
+        "import = [\"/a b.json\"]\n\n[limits]\ntotal = 1 # c\n"
+    );
+    assert_eq!(imported("import = [\"b\"] # c\n"), "import = [\"b\", \"/a b.json\"] # c\n");
+    let spread = imported("import = [\n  \"b\", # c\n  \"c\"\n]\n");
+    assert_eq!(spread, "import = [\n  \"b\", # c\n  \"c\",\n  \"/a b.json\"\n]\n");
+    let beside = imported("grace = \"1s\" # c\n[limits]\ntotal = 1\n");
+    assert!(beside.starts_with("grace = \"1s\" # c\nimport = [\"/a b.json\"]\n[limits]"), "{beside}");
+}
+
+fn stdio(command: &str) -> Table {
+    let kind = Kind::Stdio {
+        command: command.to_owned(),
+        args: vec!["b".to_owned()],
+        env: [("K".to_owned(), Secret::new("${V}"))].into(),
+        cwd: None,
+    };
+    let config = config::lower(&Sources {
+        own: Some(Source {
+            path: PathBuf::from("t"),
+            text: "[servers.x]\ncommand = \"x\"\ntimeout = \"90s\"".into(),
+        }),
+        foreign: Vec::new(),
+        environment: &|_| None,
+        overrides: Vec::new(),
+        state_default: PathBuf::new(),
+        base: PathBuf::new(),
+    });
+    table(&kind, Some(&config.unwrap().0.upstreams[0]))
+}
+
+#[test]
+fn a_server_is_added_at_the_end_or_put_in_the_place_of_the_old_one() {
+    let mut file = own("# all comments\n#listen = 1\n");
+    file.put_server("x", stdio("one")).unwrap();
+    let server =
+        "[servers.x]\ncommand = \"one\"\nargs = [\"b\"]\nenv = { K = \"${V}\" }\ntimeout = \"90s\"\n";
+    assert_eq!(file.text, format!("# all comments\n#listen = 1\n\n{server}"));
+    assert!(file.has_server("x").unwrap() && !file.has_server("y").unwrap());
+
+    let mut file = own(
+        "# first\n[servers.x]\nurl = \"u\" # old\n[servers.x.tools.t]\neffects = \"none\"\n# y\n[servers.y]\nurl = \"v\"\n",
+    );
+    file.put_server("x", stdio("one")).unwrap();
+    assert_eq!(file.text, format!("# first\n{server}# y\n[servers.y]\nurl = \"v\"\n"));
+}
