@@ -1,6 +1,6 @@
-//! What the tests run against and Cargo cannot fetch: Node with the npm packages of `tests/interop`, and a
-//! Python environment with its packages. Each part is built once per content of its inputs and then found
-//! ready.
+//! What the tests run against and Cargo cannot fetch: Node with the npm packages of `tests/interop`, the agents
+//! of `tests/interop/agents`, and a Python environment with its packages. Each part is built once per content
+//! of its inputs and then found ready.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -35,6 +35,11 @@ impl Place {
         self.root.join("npm/node_modules")
     }
 
+    /// The agents, by their own names.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.root.join("agents/bin")
+    }
+
     /// The interpreter of the Python environment; console scripts lie beside it.
     pub(crate) fn python(&self) -> PathBuf {
         self.root.join("python/bin/python")
@@ -48,6 +53,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     println!("root          {}", place.root().display());
     println!("node          {}", place.node().display());
     println!("node_modules  {}", place.node_modules().display());
+    println!("agents        {}", place.agents().display());
     println!("python        {}", place.python().display());
     Ok(())
 }
@@ -65,6 +71,7 @@ pub(crate) fn ensure() -> Result<Place, String> {
     let place = Place { root };
     let interop = workspace.join("tests/interop");
     npm(&place, &interop)?;
+    agents(&place, &interop.join("agents"))?;
     python(&place, &interop)?;
     Ok(place)
 }
@@ -91,24 +98,76 @@ fn npm(place: &Place, interop: &Path) -> Result<(), String> {
     if stamped(&directory, &stamp) && place.node().exists() {
         return Ok(());
     }
-    if !runs("npm", &["--version"]) {
-        install_from_debian(&["nodejs", "npm"])?;
-    }
     progress("npm: installing the packages of tests/interop");
-    start_afresh(&directory)?;
-    for file in [&manifest, &lockfile] {
-        let target = directory.join(file.file_name().expect("both paths end in a file name"));
-        fs::copy(file, target).map_err(|error| named(file, &error))?;
-    }
-    run_captured(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&directory))?;
+    install_packages(&directory, &[&manifest, &lockfile], &[])?;
 
-    let node = node_binary(&directory)?;
     let link = place.node();
-    fs::create_dir_all(directory.join("bin")).map_err(|error| named(&directory, &error))?;
-    std::os::unix::fs::symlink(&node, &link).map_err(|error| named(&link, &error))?;
+    link_to(&node_binary(&directory)?, &link)?;
     let version = run_captured(Command::new(&link).arg("--version"))?;
     progress(&format!("npm: ready, Node {}", version.trim()));
     finish(&directory, &stamp)
+}
+
+/// The agents are a part of their own: they are large and change every few days, the other packages do neither.
+fn agents(place: &Place, source: &Path) -> Result<(), String> {
+    let manifest = source.join("package.json");
+    let lockfile = source.join("package-lock.json");
+    let directory = place.root.join("agents");
+    let stamp = stamp(&directory, &[&manifest, &lockfile])?;
+    if stamped(&directory, &stamp) {
+        return Ok(());
+    }
+    progress("agents: installing the packages of tests/interop/agents");
+    // Their scripts only put the binary where a launcher finds it, and the tests need no launcher.
+    install_packages(&directory, &[&manifest, &lockfile], &["--ignore-scripts"])?;
+    for (name, binary) in agent_binaries()? {
+        let binary = directory.join("node_modules").join(binary);
+        let link = place.agents().join(name);
+        link_to(&binary, &link)?;
+        let version = run_captured(Command::new(&link).arg("--version").env("HOME", &directory))?;
+        progress(&format!("agents: ready, {name} {}", version.trim()));
+    }
+    finish(&directory, &stamp)
+}
+
+/// Each agent and where the package for this architecture has its binary. OpenCode is there for x86-64 alone, in
+/// the build that runs on every such machine; its launcher would bring the same in several builds.
+fn agent_binaries() -> Result<Vec<(&'static str, &'static str)>, String> {
+    match env::consts::ARCH {
+        "x86_64" => Ok(vec![
+            ("claude", "@anthropic-ai/claude-code-linux-x64/claude"),
+            ("codex", "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"),
+            ("opencode", "opencode-linux-x64-baseline/bin/opencode"),
+        ]),
+        "aarch64" => Ok(vec![
+            ("claude", "@anthropic-ai/claude-code-linux-arm64/claude"),
+            ("codex", "@openai/codex-linux-arm64/vendor/aarch64-unknown-linux-musl/bin/codex"),
+        ]),
+        other => Err(format!("npm has no agents for {other}")),
+    }
+}
+
+/// Installs what a lockfile names into an empty directory.
+fn install_packages(directory: &Path, files: &[&Path], flags: &[&str]) -> Result<(), String> {
+    if !runs("npm", &["--version"]) {
+        install_from_debian(&["nodejs", "npm"])?;
+    }
+    start_afresh(directory)?;
+    for file in files {
+        let target = directory.join(file.file_name().expect("each of them ends in a file name"));
+        fs::copy(file, target).map_err(|error| named(file, &error))?;
+    }
+    run_captured(
+        Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).args(flags).current_dir(directory),
+    )?;
+    Ok(())
+}
+
+/// Makes a link to a program, with the directory it lies in.
+fn link_to(program: &Path, link: &Path) -> Result<(), String> {
+    let parent = link.parent().expect("a link lies in the directory of its part");
+    fs::create_dir_all(parent).map_err(|error| named(parent, &error))?;
+    std::os::unix::fs::symlink(program, link).map_err(|error| named(link, &error))
 }
 
 /// Where npm put Node. The package `node` fetches its binary in an install script, and where npm does not run

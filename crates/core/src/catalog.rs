@@ -71,6 +71,8 @@ pub struct Listing {
     /// Its other lists.
     pub offer: Offer,
     by_name: HashMap<Arc<str>, usize>,
+    /// Tools that are not shown, because no client of the modern era could call them.
+    left_out: HashSet<Arc<str>>,
 }
 
 /// Everything known of all upstreams.
@@ -143,8 +145,14 @@ impl Listing {
         let mut tools = Vec::with_capacity(declarations.len());
         let mut by_name = HashMap::new();
         let mut folded = HashSet::new();
+        let mut left_out = HashSet::new();
         for declared in declarations.into_iter().filter_map(mcp::Tool::read) {
             if by_name.contains_key(&declared.name) {
+                continue;
+            }
+            if let Some(fault) = declared.header_fault.as_ref().filter(|_| !peer.has_session()) {
+                tracing::warn!(upstream = upstream.name, tool = &*declared.name, fault, "a tool is left out");
+                left_out.insert(Arc::clone(&declared.name));
                 continue;
             }
             by_name.insert(Arc::clone(&declared.name), tools.len());
@@ -164,7 +172,12 @@ impl Listing {
                 declared,
             }));
         }
-        Self { offered: Offered::of(&peer), peer, tools, offer: Offer::default(), by_name }
+        Self { offered: Offered::of(&peer), peer, tools, offer: Offer::default(), by_name, left_out }
+    }
+
+    /// Whether every tool that the upstream declared is shown.
+    pub fn shows_all(&self) -> bool {
+        self.left_out.is_empty()
     }
 
     /// The same with other lists besides the tools.
@@ -175,6 +188,7 @@ impl Listing {
             tools: self.tools.clone(),
             offer,
             by_name: self.by_name.clone(),
+            left_out: self.left_out.clone(),
         }
     }
 
@@ -392,6 +406,13 @@ impl Catalog {
         known.index();
         drop(known);
         Some((listing.to_bytes(), news))
+    }
+
+    /// Whether a tool is not shown, because no client of the modern era could call it.
+    pub fn leaves_out(&self, upstream: &str, tool: &str) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let listing = known.upstreams.get(upstream).and_then(|entry| entry.common.as_ref());
+        listing.is_some_and(|listing| listing.left_out.contains(tool))
     }
 
     /// When an upstream's list was last read; `None` where it is only remembered from an earlier run.

@@ -12,7 +12,7 @@ use crate::{
 use seawall_proto::{
     Event, Fault, Message, Raw, Reply, Request,
     era::{
-        Face, Wire,
+        Face, Wire, cross,
         offer::{self, List, Offered, Offering},
         peer::Peer,
         serve,
@@ -21,6 +21,7 @@ use seawall_proto::{
 };
 use serde_json::{Value, json};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -290,7 +291,7 @@ impl Gateway {
             };
             for tool in &listing.tools {
                 if view.shows(upstream.name(), &tool.declared.name) {
-                    push_item(&mut tools, tool.listed());
+                    push_item(&mut tools, &cross::fitting(call.request.wire(), tool.listed()));
                 }
             }
         }
@@ -382,6 +383,7 @@ impl Gateway {
         let known = self.catalog.exact(upstream, &fingerprint);
         let paged =
             call.request.message().params().is_some_and(|params| params.as_str().contains("\"cursor\""));
+        let wire = call.request.wire();
         let restricted = !self.sees_all(&call.caller, upstream, known.as_deref());
         if let Some(known) = known.filter(|_| !paged) {
             let live = self.whole(call.clone());
@@ -389,11 +391,11 @@ impl Gateway {
                 self.learn_from(&reply.reply, &call, upstream).await;
                 return Ok(reply);
             }
-            let tools: Vec<&str> = known
+            let tools: Vec<Cow<'_, str>> = known
                 .tools
                 .iter()
                 .filter(|tool| call.caller.may_use(upstream, &tool.declared.name))
-                .map(|tool| tool.declared.declaration.as_str())
+                .map(|tool| cross::fitting(wire, tool.declared.declaration.as_str()))
                 .collect();
             let stale = if restricted { "" } else { r#","_meta":{"seawall/stale":true}"# };
             let members = format!(r#"{{"tools":[{}]{stale}}}"#, tools.join(","));
@@ -403,7 +405,9 @@ impl Gateway {
         if !paged {
             self.learn_from(&listed.reply, &call, upstream).await;
         }
-        if !restricted {
+        // What was learnt just now may be a tool that is not to be shown.
+        let known = self.catalog.exact(upstream, &fingerprint);
+        if !restricted && known.is_none_or(|known| known.shows_all()) {
             return Ok(listed);
         }
         Ok(self.filtered(&call, upstream, &listed.reply).into())
@@ -416,8 +420,10 @@ impl Gateway {
             .items
             .iter()
             .filter(|item| {
-                seawall_proto::mcp::Tool::read((*item).clone())
-                    .is_some_and(|tool| call.caller.may_use(upstream, &tool.name))
+                seawall_proto::mcp::Tool::read((*item).clone()).is_some_and(|tool| {
+                    call.caller.may_use(upstream, &tool.name)
+                        && !self.catalog.leaves_out(upstream, &tool.name)
+                })
             })
             .map(|item| item.as_str())
             .collect();
@@ -426,6 +432,9 @@ impl Gateway {
     }
 
     fn sees_all(&self, caller: &Caller, upstream: &str, known: Option<&Listing>) -> bool {
+        if known.is_some_and(|listing| !listing.shows_all()) {
+            return false;
+        }
         caller.sees_everything()
             || known.is_some_and(|listing| {
                 listing.tools.iter().all(|tool| caller.may_use(upstream, &tool.declared.name))

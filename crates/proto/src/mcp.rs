@@ -21,6 +21,9 @@ impl Effects {
     }
 }
 
+/// Properties whose values travel as headers, each with the name of its header.
+pub type HeaderParameters = Vec<(Arc<str>, Arc<str>)>;
+
 /// One tool as its upstream declares it.
 #[derive(Clone, Debug)]
 pub struct Tool {
@@ -33,7 +36,9 @@ pub struct Tool {
     /// What its annotations say of its effects.
     pub effects: Effects,
     /// Properties whose values travel as headers too, and the headers' names.
-    pub header_parameters: Vec<(Arc<str>, Arc<str>)>,
+    pub header_parameters: HeaderParameters,
+    /// Why those cannot travel so: then the modern era's clients do not use the tool.
+    pub header_fault: Option<String>,
 }
 
 impl Tool {
@@ -43,8 +48,12 @@ impl Tool {
         let name = Arc::from(&*members.string("name")?);
         let input_schema = members.get("inputSchema").map(|schema| Raw::part(declaration.bytes(), schema));
         let effects = members.get("annotations").map_or(Effects::Writes, effects);
-        let header_parameters = input_schema.as_ref().map_or_else(Vec::new, header_parameters);
-        Some(Self { name, input_schema, effects, header_parameters, declaration })
+        let headers = input_schema.as_ref().map_or_else(|| Ok(Vec::new()), header_parameters);
+        let (header_parameters, header_fault) = match headers {
+            Ok(parameters) => (parameters, None),
+            Err(fault) => (Vec::new(), Some(fault)),
+        };
+        Some(Self { name, input_schema, effects, header_parameters, header_fault, declaration })
     }
 
     /// The declaration under another name; a description is added where there is none.
@@ -75,20 +84,35 @@ fn effects(annotations: &str) -> Effects {
     }
 }
 
-/// Properties annotated with `x-mcp-header`.
-fn header_parameters(schema: &Raw) -> Vec<(Arc<str>, Arc<str>)> {
+/// Properties annotated with `x-mcp-header` (2026-07-28, server/tools): strings, integers and booleans, each under a
+/// header's name of its own.
+fn header_parameters(schema: &Raw) -> Result<HeaderParameters, String> {
     if !schema.as_str().contains("x-mcp-header") {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let value = schema.value();
-    let properties = value["properties"].as_object();
-    properties
-        .into_iter()
-        .flatten()
-        .filter_map(|(property, schema)| {
-            Some((Arc::from(property.as_str()), Arc::from(schema["x-mcp-header"].as_str()?)))
-        })
-        .collect()
+    let mut parameters = HeaderParameters::new();
+    for (property, schema) in value["properties"].as_object().into_iter().flatten() {
+        let Some(header) = schema.get("x-mcp-header") else { continue };
+        let fault = |what: &str| Err(format!("`x-mcp-header` of {property:?} {what}"));
+        let Some(header) = header.as_str().filter(|header| is_token(header)) else {
+            return fault("is not the name of a header");
+        };
+        if !matches!(schema["type"].as_str(), Some("string" | "integer" | "boolean")) {
+            return fault("stands at what is no string, integer or boolean");
+        }
+        if parameters.iter().any(|(_, other)| other.eq_ignore_ascii_case(header)) {
+            return fault("is the name of another property's header");
+        }
+        parameters.push((Arc::from(property.as_str()), Arc::from(header)));
+    }
+    Ok(parameters)
+}
+
+/// A token of RFC 9110, section 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// One page of a list: its items, and the cursor of the next page.

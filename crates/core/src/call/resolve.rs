@@ -49,6 +49,9 @@ impl Gateway {
             Endpoint::All | Endpoint::Group(_) => self.place(call).ok_or_else(unknown)?,
         };
         let upstream = self.upstream(&upstream).ok_or_else(unknown)?;
+        if is_call && subject.as_ref().is_some_and(|tool| self.catalog.leaves_out(upstream.name(), tool)) {
+            return Err(unknown());
+        }
         self.keep_level(call, &upstream);
         let tool =
             subject.as_ref().filter(|_| is_call).and_then(|name| self.catalog.tool(upstream.name(), name));

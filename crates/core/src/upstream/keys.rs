@@ -48,10 +48,10 @@ pub(super) struct InstanceKey {
 
 impl InstanceKey {
     pub(super) fn new(isolation: Isolation, wanted: &Wanted, sharing: Sharing, era: EraKey) -> Self {
-        // Only an instance of one client is opened with its capabilities: of one conversation, or, where a session
-        // is opened for requests that stand alone, of a caller's requests that say the same.
+        // Only an instance of one client is opened with its capabilities: of one conversation, or of those of a
+        // caller's requests that stand alone and say the same of their client.
         let own = sharing == Sharing::Session
-            && (matches!(isolation, Isolation::Conversation(_)) || era.crosses(&wanted.wire));
+            && (matches!(isolation, Isolation::Conversation(_)) || wanted.wire.close_cancels());
         let fingerprint = own.then(|| wanted.face.fingerprint().clone());
         Self { isolation, era, fingerprint }
     }

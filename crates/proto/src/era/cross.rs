@@ -319,8 +319,16 @@ pub(super) fn tools_for(wire: &Wire, tools: &str) -> Option<String> {
     changed.then(|| format!("[{}]", items.join(",")))
 }
 
-/// A tool's declaration in the words of one era; `None` where it can stay as it is.
-pub fn tool_for(wire: &Wire, declaration: &str) -> Option<String> {
+/// A tool's declaration in the words of one era.
+pub fn fitting<'a>(wire: &Wire, declaration: &'a str) -> Cow<'a, str> {
+    // Almost every declaration fits both: the words are looked for before anything is read.
+    let word = if wire.kind == Kind::Modern { "\"execution\"" } else { "\"outputSchema\"" };
+    let edited = if declaration.contains(word) { tool_for(wire, declaration) } else { None };
+    edited.map_or(Cow::Borrowed(declaration), Cow::Owned)
+}
+
+/// The same; `None` where it can stay as it is.
+fn tool_for(wire: &Wire, declaration: &str) -> Option<String> {
     let members = Members::parse(declaration).ok()?;
     let unfit = match wire.kind {
         Kind::Modern => members.get("execution").is_some().then_some("execution"),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde_json::json;
 use std::{collections::VecDeque, sync::Arc};
 
+const UNSUPPORTED_VERSION: i64 = -32022;
 /// The id of every opening request; an instance that is being opened has no other request under way.
 pub const OPENING_ID: &str = "0";
 
@@ -58,6 +59,8 @@ pub struct Opening {
     spoken: Spoken,
     done: Option<Step>,
     reasons: Vec<String>,
+    /// A refusal that contradicted itself has been heard, and the question asked again.
+    again: bool,
 }
 
 impl Opening {
@@ -72,7 +75,7 @@ impl Opening {
             // Known to speak one and nothing known of the other: try the caller's own first, it may speak both.
             (Pin::Auto, ..) => VecDeque::from([caller.kind, other]),
         };
-        Self { face, left, said: 0, spoken: Spoken::default(), done: None, reasons: Vec::new() }
+        Self { face, left, said: 0, spoken: Spoken::default(), done: None, reasons: Vec::new(), again: false }
     }
 
     /// What to do now. After [`Step::Send`], call [`Opening::heard`].
@@ -111,6 +114,11 @@ impl Opening {
     /// Takes what came of the message of the last step.
     pub fn heard(&mut self, heard: &Heard) {
         let Some(kind) = self.left.pop_front() else { return };
+        if kind == Kind::Modern && !self.again && refuses_its_own_version(heard) {
+            self.again = true;
+            self.left.push_front(kind);
+            return;
+        }
         let opened = match heard {
             Heard::Response(message) => match (kind, message.result()) {
                 (Kind::Modern, Some(result)) => open_modern(result),
@@ -160,6 +168,17 @@ pub(super) fn modern_meta(face: &Face) -> String {
     )
 }
 
+/// Whether a refusal of the version names that very version as one it takes: it is asked once more.
+fn refuses_its_own_version(heard: &Heard) -> bool {
+    let Heard::Response(message) = heard else { return false };
+    message.error_code() == Some(UNSUPPORTED_VERSION)
+        && message.error().is_some_and(|error| {
+            error.value()["data"]["supported"]
+                .as_array()
+                .is_some_and(|supported| supported.iter().any(|version| version == MODERN))
+        })
+}
+
 fn first_method(kind: Kind) -> &'static str {
     match kind {
         Kind::Modern => "server/discover",
@@ -196,6 +215,17 @@ mod tests {
     fn method(step: Step) -> (String, bool, bool) {
         let Step::Send { body, fresh, probe, .. } = step else { panic!("{step:?}") };
         (Message::parse(body).unwrap().method().unwrap().to_owned(), fresh, probe)
+    }
+
+    #[test]
+    fn a_refusal_of_the_version_that_it_names_is_asked_once_more() {
+        let mut opening = Opening::new(Pin::Auto, Spoken::default(), &Wire::own(), Face::own());
+        opening.step();
+        let odd = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32022,"message":"m","data":{"supported":["2026-07-28"]}}}"#;
+        opening.heard(&answer(odd));
+        assert_eq!(method(opening.step()).0, "server/discover");
+        opening.heard(&answer(odd));
+        assert_eq!(method(opening.step()).0, "initialize");
     }
 
     const REFUSED: &str = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32601,"message":"no"}}"#;

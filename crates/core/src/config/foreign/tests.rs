@@ -62,11 +62,11 @@ fn claude_code_keeps_servers_of_the_user_and_of_each_project() {
         "/home/me/.claude.json",
         r#"{"numStartups": 3,
 "mcpServers": {"time": {"command": "uvx", "args": ["${SET}", "${NONE:-d}", "${env:SET}", "$SET"], "timeout": 90}},
-"projects": {"/work/a": {"mcpServers": {
+"projects": {"/project/a": {"mcpServers": {
   "docs": {"type": "http", "url": "https://docs.example/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"},
            "timeout": 60000},
   "rel": {"command": "./bin/x", "env": {"A": "${MISSING}"}}
-}}, "/work/b": {}}}"#,
+}}, "/project/b": {}}}"#,
     );
     assert_eq!(file.client, Some("claude-code"));
     let time = server(&file, "time");
@@ -77,10 +77,10 @@ fn claude_code_keeps_servers_of_the_user_and_of_each_project() {
     assert_eq!(service(&docs.written).1, [("Authorization", "Bearer ${TOKEN}")]);
     assert_eq!(
         (docs.key.as_str(), docs.upstream.timeout.as_secs()),
-        ("projects.\"/work/a\".mcpServers.docs", 60)
+        ("projects.\"/project/a\".mcpServers.docs", 60)
     );
     let rel = server(&file, "rel");
-    assert_eq!(program(rel).0, "/work/a/./bin/x");
+    assert_eq!(program(rel).0, "/project/a/./bin/x");
     assert_eq!(rel.upstream.needs, ["MISSING"]);
     noted(&file, &["/home/me/.claude.json:2: mcpServers.time.timeout: below 1000 ms"]);
     assert_eq!(file.notes.len(), 1, "{:#?}", file.notes);
@@ -166,7 +166,7 @@ enabled = false
 #[test]
 fn vs_code_asks_for_inputs_and_knows_its_folders() {
     let file = file(
-        "/work/p/.vscode/mcp.json",
+        "/project/p/.vscode/mcp.json",
         r#"{
   // asked once
   "inputs": [{"type": "promptString", "id": "github-token", "password": true},
@@ -185,18 +185,18 @@ fn vs_code_asks_for_inputs_and_knows_its_folders() {
     assert_eq!(service(&gh.written).1, [("Authorization", "Bearer ${GITHUB_TOKEN}")]);
     let fs = server(&file, "fs");
     let args = vec!["value", "${SET}", "UTC", "/home/me", "a/b", "${command:pick}"];
-    assert_eq!(program(fs), ("/work/p/bin/fs", args, vec![]));
+    assert_eq!(program(fs), ("/project/p/bin/fs", args, vec![]));
     assert_eq!(fs.upstream.needs, ["command:pick"]);
     let Kind::Stdio { cwd, .. } = &fs.upstream.kind else { panic!("{fs:#?}") };
-    assert_eq!(cwd.as_deref(), Some(std::path::Path::new("/work/p/sub")));
+    assert_eq!(cwd.as_deref(), Some(std::path::Path::new("/project/p/sub")));
     noted(
         &file,
         &[
-            "/work/p/.vscode/mcp.json:3: inputs.github-token: asked for by the client: taken from the variable \
+            "/project/p/.vscode/mcp.json:3: inputs.github-token: asked for by the client: taken from the variable \
              GITHUB_TOKEN",
-            "/work/p/.vscode/mcp.json:8: servers.fs.args: ${command:pick} is not known here",
-            "/work/p/.vscode/mcp.json:9: servers.fs.envFile: a file of variables",
-            "/work/p/.vscode/mcp.json:9: servers.fs.dev: unknown key",
+            "/project/p/.vscode/mcp.json:8: servers.fs.args: ${command:pick} is not known here",
+            "/project/p/.vscode/mcp.json:9: servers.fs.envFile: a file of variables",
+            "/project/p/.vscode/mcp.json:9: servers.fs.dev: unknown key",
         ],
     );
 }
@@ -231,7 +231,7 @@ fn gemini_puts_bare_variables_in_and_names_who_is_allowed() {
 #[test]
 fn opencode_writes_commands_as_lists_and_variables_in_its_own_way() {
     let first = file(
-        "/work/p/opencode.json",
+        "/project/p/opencode.json",
         r#"{"$schema": "https://opencode.ai/config.json", "mcp": {
 "local": {"type": "local", "command": ["npx", "-y", "x", "${SET}"], "environment": {"A": "{env:SET}"},
           "enabled": false, "timeout": 5000},
@@ -244,7 +244,7 @@ fn opencode_writes_commands_as_lists_and_variables_in_its_own_way() {
     assert_eq!(program(local), ("npx", vec!["-y", "x", "${SET}"], vec![("A", "value")]));
     assert_eq!((local.upstream.enabled, local.upstream.timeout.as_secs()), (false, 5));
     assert_eq!(server(&first, "far").upstream.needs, ["MISSING", "file:./secret"]);
-    noted(&first, &["/work/p/opencode.json:4: mcp.far.oauth: unknown key"]);
+    noted(&first, &["/project/p/opencode.json:4: mcp.far.oauth: unknown key"]);
 
     let second = file(
         "/home/me/.config/opencode/opencode.json",
@@ -317,9 +317,9 @@ fn cline_and_roo_count_seconds_and_nest_transports() {
     noted(&cline, &[&format!("{path}:4: mcpServers.sse.url: has no `type`, which means SSE to Cline")]);
 
     let roo =
-        file("/work/p/.roo/mcp.json", r#"{"mcpServers": {"x": {"command": "./x", "disabledTools": ["a"]}}}"#);
+        file("/project/p/.roo/mcp.json", r#"{"mcpServers": {"x": {"command": "./x", "disabledTools": ["a"]}}}"#);
     assert_eq!(roo.client, Some("roo"));
-    assert_eq!(program(server(&roo, "x")).0, "/work/p/./x");
+    assert_eq!(program(server(&roo, "x")).0, "/project/p/./x");
 }
 
 #[test]
@@ -358,8 +358,8 @@ fn windsurf_cursor_and_the_others_are_told_by_their_paths() {
         ("/home/me/.cursor/mcp.json", Some("cursor")),
         ("/home/me/.lmstudio/mcp.json", Some("lmstudio")),
         ("/home/me/.aws/amazonq/mcp.json", Some("amazonq")),
-        ("/work/p/.mcp.json", Some("claude-code")),
-        ("/work/p/any.json", None),
+        ("/project/p/.mcp.json", Some("claude-code")),
+        ("/project/p/any.json", None),
     ] {
         let file = file(path, text);
         assert_eq!(file.client, client, "{path}");
