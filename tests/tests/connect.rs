@@ -147,7 +147,10 @@ async fn vscode() {
 async fn codex() {
     let sample = include_str!("../samples/clients/codex.toml");
     let old = "unknown_key = 1\n";
-    let entry = "\n[mcp_servers.seawall]\ncommand = \"@\"\nargs = [\"stdio\"]\ntool_timeout_sec = 3600\n";
+    let entry = concat!(
+        "\n[mcp_servers.seawall]\ncommand = \"@\"\nargs = [\"stdio\"]\n",
+        "env_vars = [\"SEAWALL_TOKEN\"]\ntool_timeout_sec = 3600\n"
+    );
     cycle("codex", ".codex/config.toml", sample, old, &format!("{old}{entry}")).await;
 }
 

@@ -1,6 +1,6 @@
-//! What the tests run against and Cargo cannot fetch: Node with the npm packages of `tests/interop`, the agents
-//! of `tests/interop/agents`, and a Python environment with its packages. Each part is built once per content
-//! of its inputs and then found ready.
+//! What the tests run against and Cargo cannot fetch: Node with the npm packages of `tests/interop`, the
+//! agents of `tests/interop/agents`, and a Python environment with its packages. Each part is built once per
+//! content of its inputs and then found ready.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -108,7 +108,8 @@ fn npm(place: &Place, interop: &Path) -> Result<(), String> {
     finish(&directory, &stamp)
 }
 
-/// The agents are a part of their own: they are large and change every few days, the other packages do neither.
+/// The agents are a part of their own: they are large and change every few days, and the other packages do
+/// neither.
 fn agents(place: &Place, source: &Path) -> Result<(), String> {
     let manifest = source.join("package.json");
     let lockfile = source.join("package-lock.json");
@@ -130,8 +131,8 @@ fn agents(place: &Place, source: &Path) -> Result<(), String> {
     finish(&directory, &stamp)
 }
 
-/// Each agent and where the package for this architecture has its binary. OpenCode is there for x86-64 alone, in
-/// the build that runs on every such machine; its launcher would bring the same in several builds.
+/// Each agent and where the package for this architecture has its binary. OpenCode is there for x86-64 alone,
+/// in the build that runs on every such machine; its launcher would bring the same in several builds.
 fn agent_binaries() -> Result<Vec<(&'static str, &'static str)>, String> {
     match env::consts::ARCH {
         "x86_64" => Ok(vec![

@@ -82,7 +82,12 @@ pub(super) static CLIENTS: [Client; 18] = [
             ".codex/config.toml",
             Shape { format: Format::Toml, root: "mcp_servers", list: false },
         )),
-        stdio: |program| with(plain_stdio(program), "tool_timeout_sec", SECONDS),
+        stdio: |program| {
+            // It passes on only the variables that are named.
+            let mut fields = plain_stdio(program);
+            fields.push(("env_vars", json!([TOKEN])));
+            with(fields, "tool_timeout_sec", SECONDS)
+        },
         http: Some((
             |url, bearer| {
                 let mut fields = vec![("url", json!(url))];

@@ -316,8 +316,10 @@ fn cline_and_roo_count_seconds_and_nest_transports() {
     let path = "/home/me/.cline/data/settings/cline_mcp_settings.json";
     noted(&cline, &[&format!("{path}:4: mcpServers.sse.url: has no `type`, which means SSE to Cline")]);
 
-    let roo =
-        file("/project/p/.roo/mcp.json", r#"{"mcpServers": {"x": {"command": "./x", "disabledTools": ["a"]}}}"#);
+    let roo = file(
+        "/project/p/.roo/mcp.json",
+        r#"{"mcpServers": {"x": {"command": "./x", "disabledTools": ["a"]}}}"#,
+    );
     assert_eq!(roo.client, Some("roo"));
     assert_eq!(program(server(&roo, "x")).0, "/project/p/./x");
 }

@@ -55,14 +55,24 @@ impl<T: Clone> Renewed<T> {
         self.known.borrow().clone()
     }
 
-    /// Says that the value of round `bad` is no good, and waits for a later one. Cancel-safe.
-    pub(super) async fn after(&self, bad: u64) -> Known<T> {
+    /// Says that the value of round `bad` is no good.
+    pub(super) fn doubt(&self, bad: u64) {
         self.bad.send_if_modified(|said| {
             let later = bad > *said;
             *said = bad.max(*said);
             later
         });
+    }
+
+    /// Says that the value of round `bad` is no good, and waits for a later one. Cancel-safe.
+    pub(super) async fn after(&self, bad: u64) -> Known<T> {
+        self.doubt(bad);
         self.until(|known| known.round > bad).await
+    }
+
+    /// Whether somebody has found the value of this round no good.
+    pub(super) fn is_doubted(&self, round: u64) -> bool {
+        *self.bad.borrow() >= round
     }
 
     /// Waits for a value that is as wanted. Cancel-safe.
@@ -169,10 +179,18 @@ impl Daemon {
         self.place.now()
     }
 
-    /// The round that is no good for a request that comes now: none where the daemon's place is known.
+    /// The round that is no good for a request that comes now: none where the daemon's place is known and nobody
+    /// doubts it.
     pub(super) fn stale(&self) -> u64 {
         let now = self.place.now();
-        if now.value.is_ok() { now.round - 1 } else { now.round }
+        if now.value.is_ok() && !self.place.is_doubted(now.round) { now.round - 1 } else { now.round }
+    }
+
+    /// Something broke on the way to the daemon of this round: whoever comes now waits until it has been looked for.
+    /// A daemon that dies closes its connections one after the other, and what is still open takes requests that
+    /// nobody will read.
+    pub(super) fn doubt(&self, round: u64) {
+        self.place.doubt(round);
     }
 
     /// Where it is after round `bad` was found no good, or why it is nowhere. Takes at most [`PATIENCE`], or twice

@@ -240,7 +240,12 @@ impl Bridge {
             let session = self.session.now();
             let why = match self.post(asked, &address, &session).await {
                 Ok(end) => return Ok(end),
-                Err(Missed::Over(fault)) => return Err(fault),
+                Err(Missed::Over(fault)) => {
+                    if fault.code == Code::OutcomeUnknown {
+                        self.daemon.doubt(place.round);
+                    }
+                    return Err(fault);
+                }
                 Err(Missed::Daemon(why)) => {
                     bad = place.round;
                     why
