@@ -52,6 +52,9 @@ struct Options {
     /// Give tools/list in pages of this many tools
     #[arg(long, value_name = "N")]
     pages: Option<NonZeroUsize>,
+    /// Offer so many tools more, with names that clients cannot take as they are; each returns its name
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    many: usize,
     /// Survive the end of stdin (stdio)
     #[arg(long)]
     ignore_eof: bool,

@@ -72,10 +72,11 @@ struct Arguments {
 
 /// Answers tools/list with the page at `cursor`.
 pub(crate) fn list(exchange: &Exchange, cursor: Option<&str>) {
-    let added = (1..=exchange.server.added.load(Ordering::SeqCst)).map(|number| {
-        json!({"name": format!("added_{number}"), "description": "Returns its name.",
-               "inputSchema": {"type": "object"}})
-    });
+    let added = (1..=exchange.server.added.load(Ordering::SeqCst)).map(|number| format!("added_{number}"));
+    let odd = (0..exchange.server.options.many).map(odd_name);
+    let added = added.chain(odd).map(
+        |name| json!({"name": name, "description": "Returns its name.", "inputSchema": {"type": "object"}}),
+    );
     let tools: Vec<Value> = TOOLS.iter().map(definition).chain(added).collect();
     let Some(start) =
         cursor.map_or(Some(0), |cursor| cursor.parse::<usize>().ok().filter(|start| *start < tools.len()))
@@ -201,7 +202,7 @@ pub(crate) async fn call(exchange: &Exchange, params: &Params) {
             }
         }
         "stop_reading" => say("stopped"),
-        _ if is_added(exchange, name) => say(name),
+        _ if is_added(exchange, name) || is_odd(exchange, name) => say(name),
         _ => exchange.refuse(&Failure::parameters("Unknown tool")),
     }
 }
@@ -218,6 +219,22 @@ fn increment(count: &mut u64) -> String {
 fn is_added(exchange: &Exchange, name: &str) -> bool {
     let number = name.strip_prefix("added_").and_then(|number| number.parse::<usize>().ok());
     number.is_some_and(|number| (1..=exchange.server.added.load(Ordering::SeqCst)).contains(&number))
+}
+
+fn is_odd(exchange: &Exchange, name: &str) -> bool {
+    (0..exchange.server.options.many).any(|number| odd_name(number) == name)
+}
+
+/// A name of one of five kinds: with a dot and a space, with a digit first, too long, and two that differ by no more
+/// than case and dash.
+fn odd_name(number: usize) -> String {
+    match number % 5 {
+        0 => format!("do.thing {number}"),
+        1 => format!("{number}-first"),
+        2 => format!("a_name_that_goes_on_and_on_beyond_what_any_client_takes_{number}"),
+        3 => format!("Case_{number}"),
+        _ => format!("case-{}", number - 1),
+    }
 }
 
 /// Written by hand, because a parsed value would lose large numbers and the order of keys.

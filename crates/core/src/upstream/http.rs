@@ -35,7 +35,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 const SESSION: &str = "mcp-session-id";
@@ -73,6 +76,10 @@ pub struct Instance {
     headers: HeaderMap,
     next: AtomicU64,
     in_flight: AtomicUsize,
+    /// Messages under way that nobody waits for.
+    sending: AtomicUsize,
+    /// Told when an exchange or a message of an instance that ends is over.
+    quiet: Notify,
     followed: AtomicBool,
     pub(super) logs: AtomicBool,
     /// No new calls.
@@ -265,6 +272,8 @@ impl Instance {
             headers,
             next: AtomicU64::new(1),
             in_flight: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
+            quiet: Notify::new(),
             followed: AtomicBool::new(false),
             logs: AtomicBool::new(false),
             gone: CancellationToken::new(),
@@ -291,7 +300,7 @@ impl Instance {
     }
 
     /// Ends the session; the upstream is told in a task of its own.
-    pub(super) fn end(&self, why: &str) {
+    pub(super) fn end(self: &Arc<Self>, why: &str) {
         if self.gone.is_cancelled() {
             return;
         }
@@ -299,10 +308,26 @@ impl Instance {
         self.ended.cancel();
         tracing::debug!(uri = %self.endpoint.uri, why, "a session ends");
         if self.session.is_some() {
-            let (endpoint, headers) = (Arc::clone(&self.endpoint), self.headers.clone());
+            let this = Arc::clone(self);
             self.life.spawn(Task::Send, async move {
-                let _ = timeout(SEND_LIMIT, endpoint.send(Method::DELETE, headers, Bytes::new())).await;
+                // What takes its calls back has to arrive while the upstream still knows the session.
+                let _ = timeout(SEND_LIMIT, this.until_quiet()).await;
+                let deleted = this.endpoint.send(Method::DELETE, this.headers.clone(), Bytes::new());
+                let _ = timeout(SEND_LIMIT, deleted).await;
             });
+        }
+    }
+
+    /// Waits until no exchange is open and no message under way.
+    async fn until_quiet(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            tokio::pin!(quiet);
+            quiet.as_mut().enable();
+            if self.in_flight() == 0 && self.sending.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            quiet.await;
         }
     }
 
@@ -311,17 +336,21 @@ impl Instance {
         self.gone.cancel();
     }
 
-    pub(super) fn notify(&self, message: Outgoing) {
-        let (endpoint, headers) = (Arc::clone(&self.endpoint), extend(self.headers.clone(), message.headers));
+    pub(super) fn notify(self: &Arc<Self>, message: Outgoing) {
+        let headers = extend(self.headers.clone(), message.headers);
+        self.sending.fetch_add(1, Ordering::Relaxed);
+        let this = Arc::clone(self);
         self.life.spawn(Task::Send, async move {
             let sent = async {
-                let response = endpoint.send(Method::POST, headers, message.body).await?;
+                let response = this.endpoint.send(Method::POST, headers, message.body).await?;
                 // The connection can be used again only once the answer is read.
-                endpoint.collect(response).await
+                this.endpoint.collect(response).await
             };
             if !matches!(timeout(SEND_LIMIT, sent).await, Ok(Ok(_))) {
-                tracing::debug!(uri = %endpoint.uri, "a notification did not arrive");
+                tracing::debug!(uri = %this.endpoint.uri, "a notification did not arrive");
             }
+            this.sending.fetch_sub(1, Ordering::Relaxed);
+            this.quiet.notify_waiters();
         });
     }
 
@@ -436,7 +465,7 @@ impl Instance {
         Ask { message, reply }
     }
 
-    fn answer(&self, body: Bytes) {
+    fn answer(self: &Arc<Self>, body: Bytes) {
         self.notify(Outgoing { body, headers: Vec::new() });
     }
 }

@@ -184,8 +184,11 @@ pub fn wants_input<'a>(
             let params = question.params();
             let params = Members::parse(params.as_ref().map_or("{}", Raw::as_str)).unwrap_or_default();
             let method = json!(question.method().unwrap_or_default()).to_string();
-            // The id of an elicitation is the older era's.
-            let params = params.edited(&[("elicitationId", None)]);
+            // The id of an elicitation is the older era's, and a token for progress that of a request there is not.
+            let meta = Members::parse(params.get("_meta").unwrap_or("{}")).unwrap_or_default();
+            let meta = meta.edited(&[("progressToken", None)]);
+            let meta = Some(meta.as_str()).filter(|meta| *meta != "{}");
+            let params = params.edited(&[("elicitationId", None), ("_meta", meta)]);
             (name, Members::default().edited(&[("method", Some(&method)), ("params", Some(&params))]))
         })
         .collect();

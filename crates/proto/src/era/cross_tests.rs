@@ -82,7 +82,8 @@ fn what_a_modern_upstream_wants_is_asked_and_goes_back_by_name() {
 #[test]
 fn a_question_ends_a_modern_request_and_its_answer_comes_with_the_next() {
     let first = request(Kind::Modern, &json!({}), &json!({"name": "t"}));
-    let asked = question(ELICIT, &json!({"message": "m", "elicitationId": "e"}));
+    let asked =
+        question(ELICIT, &json!({"message": "m", "elicitationId": "e", "_meta": {"progressToken": 0}}));
     let reply = wants_input(&first, [("question", &asked)], "seawall:1.2");
     let reply = message(&serde_json::from_slice(&reply.body).unwrap());
     assert_eq!(reply.id().unwrap().as_str(), "5");

@@ -313,6 +313,8 @@ impl Peer {
             _ => None,
         };
         let crossed = crossed.or_else(|| resubscribed(request, &result, &id));
+        let spoken = with_text(crossed.as_deref().unwrap_or_else(|| result.as_str()));
+        let crossed = spoken.or(crossed);
         if crossed.is_none() && response.id().as_ref() == Some(&id) {
             return Reply { body: response.body().clone(), kind };
         }
@@ -486,6 +488,21 @@ fn resubscribed(request: &Request, result: &Raw, id: &Raw) -> Option<String> {
     let meta = Members::parse(members.get("_meta")?).ok()?;
     meta.get(META_SUBSCRIPTION)?;
     Some(members.edited(&[("_meta", Some(&meta.edited(&[(META_SUBSCRIPTION, Some(id.as_str()))])))]))
+}
+
+/// A result whose facts are in `structuredContent` alone, with the same as text: some clients show their model only the
+/// one, some only the other.
+fn with_text(result: &str) -> Option<String> {
+    if !result.contains("\"structuredContent\"") {
+        return None;
+    }
+    let members = Members::parse(result).ok()?;
+    let structured = members.get("structuredContent")?;
+    if members.get("content").is_some_and(|content| !content.trim_matches(['[', ']', ' ']).is_empty()) {
+        return None;
+    }
+    let content = serde_json::json!([{"type": "text", "text": structured}]).to_string();
+    Some(members.edited(&[("content", Some(&content))]))
 }
 
 /// The `resultType` of a result, read without a full parse where it has none.

@@ -129,3 +129,21 @@ fn header_values_survive_what_headers_cannot_hold() {
         [("mcp-param-region".to_owned(), "eu".to_owned()), ("mcp-param-n".to_owned(), "5".to_owned())]
     );
 }
+
+#[test]
+fn facts_that_are_structured_only_are_said_in_words_too() {
+    let request = request(Kind::Modern, CALL);
+    let reply = |result: &str| {
+        let response = format!(r#"{{"jsonrpc":"2.0","id":"a","result":{result}}}"#);
+        let reply = peer(Kind::Modern).reply(&request, &message(&response));
+        (response, String::from_utf8(reply.body.to_vec()).unwrap())
+    };
+    let (_, body) = reply(r#"{"content":[],"structuredContent":{"n": 1.10}}"#);
+    assert!(body.contains(r#""text":"{\"n\": 1.10}""#), "{body}");
+    for untouched in
+        [r#"{"content":[{"type":"text","text":"x"}],"structuredContent":{}}"#, r#"{"content":[]}"#]
+    {
+        let (response, body) = reply(untouched);
+        assert_eq!(body, response);
+    }
+}

@@ -102,7 +102,10 @@ impl Exchange {
             heard = self.next_unmarked() => Some(heard),
             () = instance.ended.cancelled() => None,
         };
-        let heard = heard.unwrap_or_else(|| Err(Lost::new(self.sent, "its session was ended")));
+        let heard = heard.unwrap_or_else(|| {
+            self.cancel("the session was ended");
+            Err(Lost::new(self.sent, "its session was ended"))
+        });
         if matches!(heard, Ok(Heard::Response(_)) | Err(_)) {
             self.finished = true;
             self.stream = None;
@@ -298,5 +301,6 @@ impl Drop for Exchange {
             self.cancel("the call was dropped");
         }
         self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.instance.quiet.notify_waiters();
     }
 }
