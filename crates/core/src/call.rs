@@ -94,6 +94,7 @@ impl Gateway {
         if let Err(end) = target.validate(&call.request) {
             return self.refuse(&call, Some(&target), end);
         }
+        self.keep_level(&call, &target.upstream);
         let journal = Arc::new(target.journal(&call, Clock::new(target.timeout, ASK_LIMIT)));
         let (answer, mut attempt) = Answer::begin(&call, &journal);
         let this = Arc::clone(self);
@@ -227,10 +228,10 @@ impl Answer {
 
     /// The same answer for a request that goes on with the call.
     #[must_use]
-    fn for_request(mut self, request: &Arc<Request>) -> Self {
-        let every = self.heartbeat.as_ref().and_then(Heartbeat::every);
-        self.heartbeat = Heartbeat::new(request, every);
-        self.readdress = Some(Arc::clone(request));
+    fn for_call(mut self, call: &Call) -> Self {
+        self.waits_until = call.limit.map(|limit| Instant::now() + limit);
+        self.heartbeat = Heartbeat::new(&call.request, call.heartbeat);
+        self.readdress = Some(Arc::clone(&call.request));
         self
     }
 

@@ -301,14 +301,20 @@ impl Catalog {
             listing.offer = known.offer.clone();
         }
         let bytes = listing.to_bytes();
-        let news = self.put(upstream, fingerprint, listing);
+        let put = self.put(upstream, fingerprint, listing);
         self.note_listed(upstream);
-        if !news {
-            return false;
+        if put.changed {
+            self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
         }
-        self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
-        let _ = self.changes.send(Arc::clone(upstream));
-        true
+        if let (Some(dropped), Some(store)) = (put.dropped, &self.store)
+            && let Err(fault) = store.delete(NAMESPACE, &format!("{key}:{dropped}"), Expect::Any).await
+        {
+            tracing::warn!(%fault, "what an upstream offered once could not be forgotten");
+        }
+        if put.news {
+            let _ = self.changes.send(Arc::clone(upstream));
+        }
+        put.news
     }
 
     /// Takes in an upstream's other lists for clients of a fingerprint whose tools are known, keeps them, and tells
@@ -427,27 +433,44 @@ impl Catalog {
         }
     }
 
-    fn put(&self, upstream: &Arc<str>, fingerprint: &str, listing: Listing) -> bool {
+    fn put(&self, upstream: &Arc<str>, fingerprint: &str, listing: Listing) -> Put {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let entry = known.upstreams.entry(Arc::clone(upstream)).or_default();
-        if entry.listings.get(fingerprint).is_some_and(|old| old.equals(&listing)) {
-            return false;
+        let old = entry.listings.get(fingerprint);
+        if old.is_some_and(|old| old.equals(&listing)) {
+            return Put::default();
         }
+        // What a new kind of client sees is no news where it is what the others see.
+        let news = old.or(entry.common.as_ref()).is_none_or(|old| !old.equals(&listing));
+        let mut put = Put { changed: true, news, dropped: None };
         let listing = Arc::new(listing);
-        if entry.listings.len() >= LISTINGS && !entry.listings.contains_key(fingerprint) {
-            let common = self::fingerprint(&Face::own());
-            if let Some(oldest) = entry.listings.keys().find(|key| **key != common).cloned() {
-                entry.listings.remove(&oldest);
+        let own = self::fingerprint(&Face::own());
+        if entry.listings.len() >= LISTINGS && old.is_none() {
+            put.dropped = entry.listings.keys().find(|key| **key != own).cloned();
+            if let Some(dropped) = &put.dropped {
+                entry.listings.remove(dropped);
             }
         }
         entry.listings.insert(fingerprint.to_owned(), Arc::clone(&listing));
-        let own = self::fingerprint(&Face::own());
         if fingerprint == own || !entry.listings.contains_key(&own) {
             entry.common = Some(listing);
         }
-        known.index();
-        true
+        if put.news || put.dropped.is_some() {
+            known.index();
+        }
+        put
     }
+}
+
+/// What taking in a listing came to.
+#[derive(Debug, Default)]
+struct Put {
+    /// It was not there just so.
+    changed: bool,
+    /// It says something that was not known of the upstream.
+    news: bool,
+    /// The fingerprint whose listing had to go for it.
+    dropped: Option<String>,
 }
 
 impl Known {

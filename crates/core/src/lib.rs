@@ -29,6 +29,7 @@ use call::{
 use catalog::Catalog;
 use config::Config;
 use conversation::Conversations;
+use hear::Refreshing;
 use life::{Life, Task};
 use offer::audience::Audience;
 use seawall_jobs::Store;
@@ -38,7 +39,7 @@ use std::{
     time::Duration,
 };
 use telemetry::Telemetry;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use upstream::Upstream;
 
 /// How often the admission counters are compared with the holder table.
@@ -55,6 +56,9 @@ pub struct Gateway {
     conversations: Conversations,
     audience: Audience,
     parking: Parking,
+    refreshing: Refreshing,
+    /// Told when an upstream could not be listed.
+    unlisted: Notify,
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
@@ -98,6 +102,8 @@ impl Gateway {
                 conversations: Conversations::default(),
                 audience: Audience::default(),
                 parking: Parking::default(),
+                refreshing: Refreshing::default(),
+                unlisted: Notify::new(),
                 life: life_of,
                 telemetry: Telemetry::default(),
                 own: Arc::new(Caller::unlimited("seawall")),

@@ -100,6 +100,7 @@ impl Gateway {
                     "its tools could not be listed"
                 );
                 upstream.noted(Some(Failure { stage, message: fault.message }));
+                self.unlisted.notify_waiters();
                 return;
             }
         }
@@ -355,14 +356,23 @@ impl Gateway {
         for upstream in &wanted {
             // A failed upstream is tried again by whoever asks for it.
             if upstream.failure().is_some() {
+                // Whoever asks meanwhile waits for the same try.
+                upstream.noted(None);
                 self.probe(upstream);
             }
         }
         let all_known = async {
-            while wanted.iter().any(|upstream| !is_known(upstream)) {
+            loop {
+                let unlisted = self.unlisted.notified();
+                tokio::pin!(unlisted);
+                unlisted.as_mut().enable();
+                if !wanted.iter().any(|upstream| !is_known(upstream) && upstream.failure().is_none()) {
+                    return;
+                }
                 tokio::select! {
                     _ = tools.recv() => {}
                     _ = offers.recv() => {}
+                    () = unlisted => {}
                 }
             }
         };

@@ -32,6 +32,8 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
+/// Most instances of one caller that differ only in what its clients say they can do.
+const PRIVATE: usize = 16;
 /// Most instances' standard error kept for `seawall logs` after they ended.
 const KEPT_LOGS: usize = 4;
 
@@ -96,7 +98,16 @@ pub enum Broadcast {
 }
 
 /// Takes what no call waits for: the upstream's name, and the conversation the instance belongs to, if to one.
-pub type Outlet = Arc<dyn Fn(&Arc<str>, Option<&Arc<str>>, Broadcast) + Send + Sync>;
+pub type Outlet = Arc<dyn Fn(&Arc<str>, &Owner, Broadcast) + Send + Sync>;
+
+/// Whose an instance is, where it is not everyone's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The conversation it belongs to.
+    pub conversation: Option<Arc<str>>,
+    /// The caller it belongs to, where it is no conversation's.
+    pub caller: Option<Arc<str>>,
+}
 
 /// Who wants an instance.
 #[derive(Clone, Debug)]
@@ -351,9 +362,29 @@ struct State {
     tails: VecDeque<(u32, seawall_proc::Tail)>,
 }
 
+impl State {
+    /// Makes room for one more instance of a caller, each for another kind of its clients: where there are as many as
+    /// may be, takes out the one that has been idle for longest.
+    fn make_room(&mut self, isolation: &Isolation) -> Result<Option<Instance>, Lost> {
+        let mine = || self.slots.iter().filter(|(_, slot)| slot.private && slot.isolation == *isolation);
+        if !matches!(isolation, Isolation::Caller(_)) || mine().count() < PRIVATE {
+            return Ok(None);
+        }
+        let idle =
+            mine().filter(|(_, slot)| slot.instance().is_some_and(|instance| instance.in_flight() == 0));
+        let Some(key) = idle.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key.clone()) else {
+            let why = format!("all {PRIVATE} instances that a caller's kinds of clients may have are in use");
+            return Err(Lost::new(Sent::No, why));
+        };
+        Ok(self.slots.remove(&key).and_then(|slot| slot.instance()))
+    }
+}
+
 struct Slot {
     id: u64,
     isolation: Isolation,
+    /// Whether it is only for clients that can all do the same.
+    private: bool,
     since: Instant,
     used: Instant,
     /// `None` while it is being opened.
@@ -471,6 +502,7 @@ impl Upstream {
     /// # Errors
     /// Why it could not be opened; nothing of the call was sent.
     pub async fn instance(self: &Arc<Self>, wanted: &Wanted) -> Result<Instance, Lost> {
+        let mut crowded_out = None;
         let mut opened = {
             let mut state = self.lock();
             let (key, isolation) = self.key_for(&state, wanted);
@@ -482,9 +514,17 @@ impl Upstream {
                     }
                     slot.opened.clone()
                 }
-                None => self.open(&mut state, key, isolation, wanted),
+                None => {
+                    if key.is_private() {
+                        crowded_out = state.make_room(&isolation)?;
+                    }
+                    self.open(&mut state, key, isolation, wanted)
+                }
             }
         };
+        if let Some(instance) = crowded_out {
+            instance.end("another kind of client of its caller needs its place");
+        }
         let opened = opened.wait_for(Option::is_some).await;
         match opened.as_deref() {
             Ok(Some(opened)) => opened.clone(),
@@ -514,15 +554,21 @@ impl Upstream {
         self.end_where(|slot| slot.isolation == of, "its conversation ended");
     }
 
-    /// Ends instances of conversations that are named by requests alone, once they have been idle for `idle`:
-    /// nobody says that such a conversation is over. `open` tells which are kept by a session.
+    /// Ends instances of conversations that are named by requests alone, and those for what single requests say of
+    /// their client, once they have been idle for `idle`: nobody says that such a one is over. `open` tells which
+    /// conversations are kept by a session.
     pub fn expire(&self, idle: Duration, open: impl Fn(&str) -> bool) {
         let idle = |slot: &Slot| {
-            matches!(&slot.isolation, Isolation::Conversation(name) if !open(name))
-                && slot.used.elapsed() >= idle
+            let over = match &slot.isolation {
+                Isolation::Conversation(name) => !open(name),
+                // Another of its caller's requests may never say the same of its client.
+                Isolation::Caller(_) => slot.private,
+                Isolation::Everyone | Isolation::Call(_) => false,
+            };
+            over && slot.used.elapsed() >= idle
                 && slot.instance().is_some_and(|instance| instance.in_flight() == 0)
         };
-        self.end_where(idle, "its conversation was idle");
+        self.end_where(idle, "it was idle");
     }
 
     /// Ends the process that was started to learn what the upstream offers, unless everyone shares it.
@@ -627,7 +673,8 @@ impl Upstream {
         state.next_slot += 1;
         let id = state.next_slot;
         let now = Instant::now();
-        let slot = Slot { id, isolation, since: now, used: now, opened: opened.clone() };
+        let private = key.is_private();
+        let slot = Slot { id, isolation, private, since: now, used: now, opened: opened.clone() };
         state.slots.insert(key.clone(), slot);
         let (this, wanted) = (Arc::clone(self), wanted.clone());
         self.life.spawn(Task::Opening, async move {
@@ -646,14 +693,13 @@ impl Upstream {
     }
 
     async fn connect(&self, key: &InstanceKey, wanted: &Wanted, budget: Deadline) -> Result<Instance, Lost> {
-        let conversation = key.conversation();
         let name = Arc::clone(&self.name);
         let outlet = Arc::clone(&self.outlet);
         let private = key.is_private();
         let face = if private { Arc::clone(&wanted.face) } else { wanted.face.without_capabilities() };
-        let owner = conversation.cloned();
+        let owner = key.owner();
         let say: Arc<dyn Fn(Broadcast) + Send + Sync> =
-            Arc::new(move |broadcast| outlet(&name, owner.as_ref(), broadcast));
+            Arc::new(move |broadcast| outlet(&name, &owner, broadcast));
         let (pin, spoken, wire) = (self.config.era, self.spoken(), wanted.wire);
         let plan = Plan { pin, spoken, wire, face, say, exclusive: private, budget };
         let (instance, spoken) = match &self.connector {

@@ -97,7 +97,13 @@ impl Attempt {
                 return Ok(peer.reply(request, &response));
             };
             match self.ask_all(&input, round).await? {
-                Ok(answers) => answered = Some(call.request.with_input(&answers, input.state.as_ref())),
+                Ok(answers) => match call.request.with_input(&answers, input.state.as_ref()) {
+                    Some(request) => answered = Some(request),
+                    None => {
+                        let reason = "the answers are nested too deeply, or are too many";
+                        return Ok(cross::unanswered(request, reason));
+                    }
+                },
                 Err(reason) => return Ok(cross::unanswered(request, &reason)),
             }
         }
@@ -124,10 +130,12 @@ impl Attempt {
         self.journal.dispatching();
         self.exchange = Some(exchange);
         self.reach(Stage::Answer);
-        let outcome = self.listen(request, target.effects, instance.peer()).await;
-        // What went before it, an earlier round has done.
-        if round == 0 && matches!(&outcome, Err(Ended::Lost(lost)) if lost.sent == Sent::No) {
-            self.journal.recalled();
+        let mut outcome = self.listen(request, target.effects, instance.peer()).await;
+        if let Err(Ended::Lost(lost)) = &mut outcome
+            && lost.sent == Sent::No
+        {
+            // An earlier round may have acted, whatever became of this one.
+            if round == 0 { self.journal.recalled() } else { lost.sent = Sent::Maybe }
         }
         outcome.map(Ok)
     }

@@ -34,11 +34,6 @@ impl Heartbeat {
         })
     }
 
-    /// How often it tells; for the request that goes on with the call.
-    pub(super) fn every(&self) -> Option<Duration> {
-        Some(self.every)
-    }
-
     /// Hears progress of the upstream; false where a sign of life went past it, so that it must not be passed on.
     pub(super) fn rises(&mut self, message: &Bytes) -> bool {
         let Some(progress) = serve::progress(message) else { return true };

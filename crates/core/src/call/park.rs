@@ -2,7 +2,7 @@
 //! and calls again with the answer. In between nobody waits for the call; it is kept here, bound to its caller and to
 //! what was asked for, and found again by a sealed state. See `docs/design/eras.md`.
 
-use super::{ASK_LIMIT, Answer, OVER, auth::Caller};
+use super::{ASK_LIMIT, Answer, Call, OVER, auth::Caller};
 use crate::{Gateway, conversation::random_id};
 use ring::hmac;
 use seawall_proto::{
@@ -21,8 +21,9 @@ use tokio::time::Instant;
 const PREFIX: &str = "seawall:";
 /// The name of the question in a result: a legacy upstream asks one after the other.
 const QUESTION: &str = "question";
-/// Most calls parked at once; over it, the oldest is given up.
-const PARKED: usize = 1024;
+/// Most calls of one caller parked at once; over it, its oldest is given up. A parked call holds no caller's half, so
+/// nothing else bounds them, and nobody's may push out another's.
+const PARKED: usize = 256;
 
 /// The calls whose callers were asked something.
 pub struct Parking {
@@ -79,8 +80,9 @@ impl Gateway {
         self.parking.keep(random_id(), request, parked)
     }
 
-    /// Goes on with a parked call: its upstream gets the answer, and what it says from now on answers `request`.
-    pub fn resume(&self, caller: &Caller, request: &Arc<Request>, given: Given) -> Resumed {
+    /// Goes on with a parked call: its upstream gets the answer, and what it says from now on answers `call`.
+    pub fn resume(&self, call: &Call, given: Given) -> Resumed {
+        let (caller, request) = (&call.caller, &call.request);
         let Some(state) = given.state.strip_prefix(PREFIX) else { return Resumed::Foreign };
         let unknown = || {
             let text = "the call that this answers is not waiting any more: its time ran out, or Seawall was started \
@@ -102,7 +104,7 @@ impl Gateway {
             return Resumed::Ended(Ok(self.parking.keep(id.to_owned(), request, parked)));
         };
         parked.reply.answer(AskAnswer::Response(response));
-        Resumed::Going(parked.answer.for_request(request))
+        Resumed::Going(parked.answer.for_call(call))
     }
 }
 
@@ -113,8 +115,10 @@ impl Parking {
         let reply = wants_input(request, [(QUESTION, &parked.question)], &format!("{PREFIX}{id}.{seal}"));
         let given_up = {
             let mut calls = self.lock();
-            let oldest = calls.iter().min_by_key(|(_, parked)| parked.until).map(|(id, _)| id.clone());
-            let oldest = oldest.filter(|_| calls.len() >= PARKED);
+            let mine = calls.iter().filter(|(_, other)| other.caller == parked.caller);
+            let crowded = mine.clone().count() >= PARKED;
+            let oldest = mine.min_by_key(|(_, other)| other.until).map(|(id, _)| id.clone());
+            let oldest = oldest.filter(|_| crowded);
             calls.insert(id, parked);
             oldest.and_then(|id| calls.remove(&id))
         };

@@ -52,7 +52,6 @@ impl Gateway {
         if is_call && subject.as_ref().is_some_and(|tool| self.catalog.leaves_out(upstream.name(), tool)) {
             return Err(unknown());
         }
-        self.keep_level(call, &upstream);
         let tool =
             subject.as_ref().filter(|_| is_call).and_then(|name| self.catalog.tool(upstream.name(), name));
         let config = upstream.config();

@@ -1,6 +1,6 @@
 //! Who hears of what: sessions and streams of changes, and what each session has asked for.
 
-use super::watch::{Seats, Watch};
+use super::watch::{Seats, WATCHES, Watch};
 use crate::{
     Gateway,
     call::{Endpoint, auth::Caller},
@@ -94,6 +94,13 @@ impl Audience {
         }
         told.insert(Arc::clone(upstream), instance.clone());
         Some(Arc::clone(level))
+    }
+
+    /// Whether a session may watch one more resource, or this one again.
+    pub(super) fn may_watch(&self, conversation: &str, uri: &str) -> bool {
+        self.lock()
+            .get(conversation)
+            .is_none_or(|session| session.watches.len() < WATCHES || session.watches.contains_key(uri))
     }
 
     /// Keeps what a session watches; a session that has ended by now keeps nothing.

@@ -1,7 +1,7 @@
 //! A modern client's stream of changes on an endpoint of several upstreams.
 
-use super::watch::{Ear, Watch};
-use crate::{Gateway, call::Call};
+use super::watch::{Ear, SUBSCRIBE, WATCHES, Watch};
+use crate::{Gateway, call::Call, time::Deadline};
 use bytes::Bytes;
 use seawall_proto::{
     Request,
@@ -41,11 +41,13 @@ impl Gateway {
         let (tools, lists) = (self.catalog.changes(), self.audience.changes());
         let (ear, updates) = mpsc::channel(UPDATES);
         let (mut watches, mut uris) = (Vec::new(), Vec::new());
-        for uri in asked.uris {
+        let until = Deadline::after(SUBSCRIBE);
+        // What is over the bound is not granted.
+        for uri in asked.uris.into_iter().take(WATCHES) {
             if uris.contains(&uri) {
                 continue;
             }
-            if let Some(watch) = self.watch_soon(&call, &uri, Ear::Stream(ear.clone())).await {
+            if let Some(watch) = self.watch_soon(&call, &uri, Ear::Stream(ear.clone()), until).await {
                 watches.push(watch);
                 uris.push(uri);
             }

@@ -10,10 +10,10 @@ use crate::{
     config::Sharing,
     life::Task,
     time::Deadline,
-    upstream::{Upstream, Wanted},
+    upstream::{Owner, Upstream, Wanted},
 };
 use seawall_proto::{
-    Event, Fault, Message, Reply, ReplyKind,
+    Code, Event, Fault, Message, Reply, ReplyKind, Stage,
     era::offer::{self, Offered, Subscribing, Told},
 };
 use std::{
@@ -26,8 +26,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a broken stream of an upstream waits before it is opened again, at first and at most.
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// Most resources that one session or one stream of changes may watch.
+pub(super) const WATCHES: usize = 64;
 /// How long a resource's upstream may take to say that it will tell.
-const SUBSCRIBE: Duration = Duration::from_secs(5);
+pub(super) const SUBSCRIBE: Duration = Duration::from_secs(5);
 
 /// Where it is told.
 #[derive(Clone, Debug)]
@@ -116,12 +118,13 @@ impl Seats {
 
     /// Who is to be told that an upstream said of a resource, or of one below it, that it changed. `owner` is the
     /// conversation whose instance said it, if one's.
-    fn ears(&self, upstream: &str, owner: Option<&Arc<str>>, uri: &str) -> Vec<Ear> {
+    fn ears(&self, upstream: &str, owner: &Owner, uri: &str) -> Vec<Ear> {
         let seats = self.lock();
         let told = seats.1.values().filter(|seat| {
             *seat.upstream == *upstream
-                && seat.place.conversation.as_ref() == owner
-                && uri.starts_with(&*seat.uri)
+                && seat.place.conversation == owner.conversation
+                && (owner.conversation.is_some() || seat.place.caller == owner.caller)
+                && is_or_is_below(uri, &seat.uri)
         });
         told.map(|seat| seat.ear.clone()).collect()
     }
@@ -155,13 +158,24 @@ impl Gateway {
         let Some(upstream) = self.find_resource(call, uri).and_then(|name| self.upstream(&name)) else {
             return Ok(offer::no_resource(&call.request, uri));
         };
+        if !self.audience.may_watch(conversation, uri) {
+            let text = format!("a session may subscribe to {WATCHES} resources; unsubscribe from one first");
+            return Ok(offer::invalid(&call.request, &text));
+        }
         let ear = Ear::Session(Arc::clone(conversation));
-        match Box::pin(self.watch(call, &upstream, uri, ear)).await {
-            Ok(watch) => {
+        let most = upstream.config().start_timeout + SUBSCRIBE;
+        let budget = Deadline::after(call.limit.unwrap_or(most).min(most));
+        match budget.bound(Box::pin(self.watch(call, &upstream, uri, ear))).await {
+            Ok(Ok(watch)) => {
                 self.audience.keep(conversation, uri, watch);
                 Ok(offer::done(&call.request))
             }
-            Err(end) => end.map(|refused| offer::readdressed(&refused, &call.request)),
+            Ok(Err(end)) => end.map(|refused| offer::readdressed(&refused, &call.request)),
+            Err(_) => {
+                let text = "the server did not say in time that it will tell of changes; try again.";
+                let fault = Fault::new(Code::Timeout, Stage::Answer, text);
+                Err(Fault { upstream: Some(Arc::clone(upstream.name())), ..fault })
+            }
         }
     }
 
@@ -174,7 +188,7 @@ impl Gateway {
     }
 
     /// Passes on that a resource of an upstream changed.
-    pub(crate) fn updated(&self, upstream: &str, owner: Option<&Arc<str>>, uri: &str) {
+    pub(crate) fn updated(&self, upstream: &str, owner: &Owner, uri: &str) {
         for ear in self.audience.seats.ears(upstream, owner, uri) {
             self.whisper(&ear, uri);
         }
@@ -255,10 +269,17 @@ impl Gateway {
         }
     }
 
-    /// The same for a stream of changes, which does not wait for long; `None` where there is nothing to hear.
-    pub(super) async fn watch_soon(self: &Arc<Self>, call: &Call, uri: &str, ear: Ear) -> Option<Watch> {
+    /// The same for a stream of changes, which does not wait for longer than `until`; `None` where there is nothing
+    /// to hear.
+    pub(super) async fn watch_soon(
+        self: &Arc<Self>,
+        call: &Call,
+        uri: &str,
+        ear: Ear,
+        until: Deadline,
+    ) -> Option<Watch> {
         let upstream = self.find_resource(call, uri).and_then(|name| self.upstream(&name))?;
-        let watched = Deadline::after(SUBSCRIBE).bound(Box::pin(self.watch(call, &upstream, uri, ear))).await;
+        let watched = until.bound(Box::pin(self.watch(call, &upstream, uri, ear))).await;
         watched.ok()?.ok()
     }
 
@@ -283,6 +304,12 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Whether a resource is another, or a part of it.
+fn is_or_is_below(uri: &str, above: &str) -> bool {
+    uri.strip_prefix(above)
+        .is_some_and(|rest| rest.is_empty() || above.ends_with('/') || rest.starts_with(['/', '?', '#']))
 }
 
 /// Waits until a stream of changes has begun.

@@ -1,6 +1,6 @@
 //! Which calls may share an instance.
 
-use super::Wanted;
+use super::{Owner, Wanted};
 use crate::config::Sharing;
 use seawall_proto::{Raw, era::EraKey};
 use std::{fmt, sync::Arc};
@@ -32,7 +32,7 @@ impl fmt::Display for Isolation {
         match self {
             Self::Everyone => f.write_str("everyone"),
             Self::Caller(name) => write!(f, "caller {name}"),
-            Self::Conversation(name) => write!(f, "conversation {}", &name[..name.len().min(8)]),
+            Self::Conversation(name) => write!(f, "conversation {name:.8}"),
             Self::Call(name) => write!(f, "call {name}"),
         }
     }
@@ -61,10 +61,25 @@ impl InstanceKey {
         self.fingerprint.is_some()
     }
 
-    pub(super) fn conversation(&self) -> Option<&Arc<str>> {
+    /// Whose the instance is.
+    pub(super) fn owner(&self) -> Owner {
         match &self.isolation {
-            Isolation::Conversation(name) => Some(name),
-            Isolation::Everyone | Isolation::Caller(_) | Isolation::Call(_) => None,
+            Isolation::Conversation(name) => Owner { conversation: Some(Arc::clone(name)), caller: None },
+            Isolation::Caller(name) => Owner { conversation: None, caller: Some(Arc::clone(name)) },
+            Isolation::Everyone | Isolation::Call(_) => Owner::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_can_be_shown() {
+        for (name, shown) in [("local/aé", "conversation local/aé"), ("0123456789", "conversation 01234567")]
+        {
+            assert_eq!(Isolation::Conversation(name.into()).to_string(), shown);
         }
     }
 }

@@ -288,7 +288,7 @@ impl Starting {
             ending: CancellationToken::new(),
             say: Arc::clone(&plan.say),
             exclusive: plan.exclusive(),
-            calls_only: plan.wire.close_cancels() && has_session,
+            calls_only: plan.exclusive() && plan.wire.close_cancels() && has_session,
             logs: AtomicBool::new(false),
         });
         if let Some(opened) = instance.peer.opened() {

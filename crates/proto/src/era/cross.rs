@@ -146,7 +146,9 @@ fn with_page_id(params: &str, name: &str) -> String {
 
 impl Request {
     /// The same request with answers to what its upstream wanted to know, by the name of each question.
-    pub fn with_input(&self, answers: &[(String, Raw)], state: Option<&Raw>) -> Self {
+    ///
+    /// `None` where the message would be none that may be sent: nested too deeply, or with too many members.
+    pub fn with_input(&self, answers: &[(String, Raw)], state: Option<&Raw>) -> Option<Self> {
         let answers: Vec<(&str, Option<&str>)> =
             answers.iter().map(|(name, answer)| (name.as_str(), Some(answer.as_str()))).collect();
         let answers = Members::default().edited(&answers);
@@ -159,16 +161,17 @@ impl Request {
         let members = Members::parse(params.as_str()).ok()?;
         (members.get("inputResponses").is_some() || members.get("requestState").is_some())
             .then(|| self.with_members(&[("inputResponses", None), ("requestState", None)]))
+            .flatten()
     }
 
-    fn with_members(&self, edits: &[(&str, Option<&str>)]) -> Self {
+    fn with_members(&self, edits: &[(&str, Option<&str>)]) -> Option<Self> {
         let params = self.message.params();
         let members = Members::parse(params.as_ref().map_or("{}", Raw::as_str)).unwrap_or_default();
         let body = self.message.with_params(&members.edited(edits));
-        let message = Message::parse(body).expect("a message with other parameters is one");
-        let mut request = Self::read(message, self.wire, Arc::clone(&self.face)).expect("it was read before");
+        let message = Message::parse(body).ok()?;
+        let mut request = Self::read(message, self.wire, Arc::clone(&self.face)).ok()?;
         request.log_level.clone_from(&self.log_level);
-        request
+        Some(request)
     }
 }
 

@@ -65,7 +65,7 @@ fn what_a_modern_upstream_wants_is_asked_and_goes_back_by_name() {
 
     let response = message(&json!({"jsonrpc": "2.0", "id": 9, "result": {"action": "accept"}}));
     let given = answer(asked, Answer::Response(response)).unwrap();
-    let again = request.with_input(&[(name.clone(), given)], input.state.as_ref());
+    let again = request.with_input(&[(name.clone(), given)], input.state.as_ref()).unwrap();
     let params = again.message().params().unwrap().value();
     assert_eq!(
         params,
@@ -143,4 +143,12 @@ fn errors_and_declarations_are_put_in_the_callers_words() {
     assert_eq!(tool_for(&legacy, tool).unwrap(), r#"{"name":"t","execution":{"taskSupport":"optional"}}"#);
     assert_eq!(tool_for(&Wire::own(), tool).unwrap(), r#"{"name":"t","outputSchema":{"type":"array"}}"#);
     assert!(tool_for(&legacy, r#"{"name":"t","outputSchema":{"type":"object"}}"#).is_none());
+}
+
+#[test]
+fn answers_that_make_a_message_none_may_send_are_no_request() {
+    let request = request(Kind::Legacy, &json!({}), &json!({"name": "t"}));
+    let deep = format!("{}1{}", "[".repeat(126), "]".repeat(126));
+    let answers = [("who".to_owned(), Raw::parse(deep.into()).unwrap())];
+    assert!(request.with_input(&answers, None).is_none());
 }

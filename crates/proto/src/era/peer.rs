@@ -464,7 +464,9 @@ fn to_modern(result: &Raw, request: &Request, server: Option<&Raw>) -> String {
 }
 
 fn to_legacy(result: &Raw, request: &Request) -> String {
-    let Ok(members) = Members::parse(result.as_str()) else { return result.as_str().to_owned() };
+    let spoken = with_text(result.as_str());
+    let result = spoken.as_deref().unwrap_or_else(|| result.as_str());
+    let Ok(members) = Members::parse(result) else { return result.to_owned() };
     let mut edits: Vec<(&str, Option<&str>)> =
         vec![("resultType", None), ("ttlMs", None), ("cacheScope", None)];
     // The older schemas allow an object only; the same facts are in `content`.

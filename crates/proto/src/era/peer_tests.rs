@@ -81,7 +81,8 @@ fn results_cross_with_the_members_the_other_era_wants() {
         r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"resultType":"complete","structuredContent":[1]}}"#,
     );
     let reply = peer(Kind::Modern).reply(&request(Kind::Legacy, CALL), &response);
-    assert_eq!(reply.body, r#"{"jsonrpc":"2.0","id":"a","result":{"content":[]}}"#);
+    let said = r#"{"jsonrpc":"2.0","id":"a","result":{"content":[{"text":"[1]","type":"text"}]}}"#;
+    assert_eq!(reply.body, said, "what the older era cannot have structured is said in words");
 
     let ask =
         message(r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required","inputRequests":{}}}"#);

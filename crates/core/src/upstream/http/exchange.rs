@@ -51,7 +51,11 @@ enum Step {
 /// An answer that is one body.
 fn plain(status: StatusCode, body: Bytes) -> Result<Heard, Lost> {
     match Message::parse(body) {
-        Ok(message) if message.method().is_none() => Ok(Heard::Response(message)),
+        Ok(message)
+            if message.method().is_none() && (message.id().is_some() || message.error().is_some()) =>
+        {
+            Ok(Heard::Response(message))
+        }
         Ok(_) => Err(Lost::nonsense("it answered with a message that is no response")),
         Err(_) if matches!(status.as_u16(), 401 | 403) => {
             Err(Lost::nonsense(format!("it refused with HTTP {status}; check `headers` of this server")))

@@ -28,7 +28,7 @@ pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response
     }
     let request = Arc::clone(&call.request);
     let gateway = Arc::clone(&door.front.gateway);
-    let resumed = cross::given(&request).map(|given| gateway.resume(&door.caller, &request, given));
+    let resumed = cross::given(&request).map(|given| gateway.resume(&call, given));
     let mut answer = match resumed {
         None | Some(Resumed::Foreign) => gateway.call(call),
         Some(Resumed::Going(answer)) => answer,
