@@ -108,6 +108,11 @@ impl Home {
 
     /// Starts a bridge of this home.
     fn bridge(&self, arguments: &[&str]) -> Bridge {
+        self.bridge_in(self.path(), arguments)
+    }
+
+    /// Starts a bridge of this home that works in another directory.
+    fn bridge_in(&self, directory: &Path, arguments: &[&str]) -> Bridge {
         let mut command = Command::new(binary("seawall"));
         command.arg("stdio");
         if self.configuration().is_file() {
@@ -117,7 +122,7 @@ impl Home {
         let complaints = File::options().append(true).create(true).open(complaints);
         command
             .args(arguments)
-            .current_dir(self.path())
+            .current_dir(directory)
             .env_clear()
             .env("HOME", self.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -421,6 +426,26 @@ async fn bridges_started_at_once_start_one_daemon() {
         bridge.close().await;
     }
     assert_eq!(home.daemons().len(), 1, "the daemon outlives its bridges");
+}
+
+#[tokio::test]
+async fn what_lies_in_the_clients_directory_is_not_run() {
+    let home = Home::empty();
+    let project = home.path().join("project");
+    fs::create_dir(&project).expect("a temporary directory can be written");
+    let touched = project.join("touched");
+    let config = format!("[servers.bad]\ncommand = \"touch\"\nargs = [{}]\n", json!(touched));
+    fs::write(project.join("seawall.toml"), config).expect("a temporary directory can be written");
+
+    let mut bridge = home.bridge_in(&project, &[]);
+    bridge.open(Era::Modern).await;
+    let listed = bridge.request(Era::Modern, "tools/list", &json!({})).await;
+    assert_eq!(listed["result"]["tools"], json!([]), "{listed:#}");
+    let daemon = home.daemon().expect("it has answered");
+    let works_in = fs::read_link(format!("/proc/{daemon}/cwd")).expect("it runs");
+    assert_eq!(works_in, fs::canonicalize(&home.state).expect("it is there"));
+    bridge.close().await;
+    assert!(!touched.exists(), "a server of the client's directory was started");
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! `seawall connect`: one entry goes into each client's own file, and comes out again without a trace.
 #![expect(clippy::disallowed_methods, reason = "tests start programs, and read and write files themselves")]
 
+use hyper::body::Bytes;
 use rustix::process::geteuid;
-use seawall_tests::binary;
+use seawall_tests::{Process, binary, eventually, free_address, send};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -59,6 +61,15 @@ impl Home {
         let output = self.run_with(arguments, &[]).await;
         assert!(!output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stderr).expect("it is text")
+    }
+
+    /// Runs a script of `sh` in the home; `$0` is the binary.
+    async fn script(&self, script: &str) -> Output {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(binary("seawall")).current_dir(self.0.path()).stdin(Stdio::null());
+        command.env("HOME", self.0.path()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
+        command.env_remove("SEAWALL_CONFIG").env_remove("SEAWALL_TOKEN");
+        command.output().await.expect("there is a shell")
     }
 
     /// How many records of back-ups there are.
@@ -149,7 +160,8 @@ async fn codex() {
     let old = "unknown_key = 1\n";
     let entry = concat!(
         "\n[mcp_servers.seawall]\ncommand = \"@\"\nargs = [\"stdio\"]\n",
-        "env_vars = [\"SEAWALL_TOKEN\"]\ntool_timeout_sec = 3600\n"
+        "env_vars = [\"SEAWALL_TOKEN\", \"SEAWALL_CONFIG\", \"XDG_CONFIG_HOME\", \"XDG_STATE_HOME\"]\n",
+        "tool_timeout_sec = 3600\n"
     );
     cycle("codex", ".codex/config.toml", sample, old, &format!("{old}{entry}")).await;
 }
@@ -157,7 +169,7 @@ async fn codex() {
 #[tokio::test]
 async fn gemini() {
     let sample = include_str!("../samples/clients/gemini.json");
-    let new = "\"mcpServers\": {\n    \"seawall\": {\n      \"command\": \"@\",\n      \"args\": [\"stdio\"],\n      \"timeout\": 3600000\n    }\n  }";
+    let new = "\"mcpServers\": {\n    \"seawall\": {\n      \"command\": \"@\",\n      \"args\": [\"stdio\"],\n      \"env\": {\n        \"SEAWALL_TOKEN\": \"$SEAWALL_TOKEN\"\n      },\n      \"timeout\": 3600000\n    }\n  }";
     cycle("gemini", ".gemini/settings.json", sample, "\"mcpServers\": {\n  }", new).await;
 }
 
@@ -359,7 +371,7 @@ async fn the_other_servers_move_and_come_back() {
     assert!(!text.contains("cmd: notes") && text.contains("# what the notes come from"), "{text}");
     let moved = home.path(".config/seawall/from-goose.json");
     let value: Value = serde_json::from_str(&fs::read_to_string(&moved).unwrap()).unwrap();
-    assert_eq!(value["mcpServers"]["notes"]["args"][1], "/home");
+    assert_eq!(value["extensions"]["notes"]["args"][1], "/home");
     assert_eq!(mode(&moved), 0o600);
     let import = format!("here\nimport = [\"{}\"]\n\n[limits]", moved.to_str().unwrap());
     assert!(home.text(settings).contains(&import), "{}", home.text(settings));
@@ -440,4 +452,102 @@ async fn an_entry_can_be_printed() {
     assert!(text.contains("[mcp_servers.seawall]") && text.contains("Settings | Tools"), "{text}");
     assert!(!home.path(".codex").exists() && !home.path(".lmstudio").exists());
     assert!(home.refused(&["nobody"]).await.contains("is no client"));
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_is_told_and_nothing_changes() {
+    let home = Home::new();
+    home.put(CURSOR_FILE, CURSOR);
+    // The signal would end the program, where a full disk is an error.
+    let output = home.script("trap '' XFSZ; ulimit -f 0; exec \"$0\" connect cursor").await;
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!(home.text(CURSOR_FILE), CURSOR);
+    assert_eq!(fs::read_dir(home.path(".local/state/seawall/backups")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_state_directory_is_one_that_the_daemon_takes() {
+    let home = Home::new();
+    home.put(CURSOR_FILE, CURSOR);
+    let output = home.script("umask 022; exec \"$0\" connect cursor").await;
+    assert!(output.status.success(), "{output:?}");
+    // The daemon refuses one that is open to others and not empty.
+    assert_eq!(mode(&home.path(".local/state/seawall")), 0o700);
+    assert_eq!(mode(&home.path(".local/state/seawall/backups")), 0o700);
+    let address = free_address();
+    home.put(".config/seawall/seawall.toml", &format!("listen = \"{address}\"\n"));
+    let daemon = Process::run("seawall", binary("seawall"), ["serve"], &[], home.0.path());
+    eventually("the daemon listens", Duration::from_secs(30), async || {
+        TcpStream::connect(address).await.is_ok()
+    })
+    .await;
+    let health = send(&format!("http://{address}/healthz"), "GET", &[], Bytes::new()).await;
+    assert_eq!(health.status, 200, "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn secrets_are_not_shown() {
+    const FILE: &str = r#"{
+  "mcpServers": {
+    "a": {
+      "command": "a", "args": ["--api-key", "argument-secret"],
+      "env": { "A_TOKEN": "quote\"d-secret", "B": "${env:B}" }
+    }
+  }
+}
+"#;
+    let home = Home::new();
+    home.put(CURSOR_FILE, FILE);
+    for arguments in [&["cursor", "--only", "--dry-run"][..], &["cursor", "--only", "--json"], &["--undo"]] {
+        let text = home.run(arguments).await;
+        assert!(text.contains("${env:B}") && text.contains('…') && !text.contains("secret"), "{text}");
+    }
+    assert_eq!(home.text(CURSOR_FILE), FILE);
+}
+
+#[tokio::test]
+async fn what_moved_stays_where_its_name_was_taken_since() {
+    let home = Home::new();
+    home.put(CURSOR_FILE, r#"{"mcpServers": {"a": {"command": "first"}, "b": {"url": "${input:b}"}}}"#);
+    let text = home.run(&["cursor", "--only"]).await;
+    assert!(text.contains("`b` stays") && home.text(CURSOR_FILE).contains("${input:b}"), "{text}");
+    let moved = ".config/seawall/moved/.cursor/user/servers/mcp.json";
+    assert!(home.text(moved).contains("first"));
+    home.put(CURSOR_FILE, r#"{"mcpServers": {"a": {"command": "second"}}}"#);
+    let text = home.run(&["--undo"]).await;
+    assert!(text.contains("`a` was changed since"), "{text}");
+    assert!(home.text(moved).contains("first") && home.text(CURSOR_FILE).contains("second"));
+    assert!(home.text(".config/seawall/seawall.toml").contains(moved));
+}
+
+#[tokio::test]
+async fn a_bare_undo_redoes_nothing_and_passes_over_what_it_cannot_read() {
+    let home = Home::new();
+    home.put(CURSOR_FILE, CURSOR);
+    home.run(&["cursor"]).await;
+    home.put(".local/state/seawall/backups/99999999999999999999-0.json", "{");
+    // Closed by its owner since.
+    fs::set_permissions(home.path(CURSOR_FILE), fs::Permissions::from_mode(0o600)).unwrap();
+    home.run(&["--undo"]).await;
+    assert_eq!((home.text(CURSOR_FILE).as_str(), mode(&home.path(CURSOR_FILE))), (CURSOR, 0o600));
+    let output = home.run_with(&["--undo"], &[]).await;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("passed over"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("nothing to undo"), "{output:?}");
+    assert_eq!(home.text(CURSOR_FILE), CURSOR);
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_named_is_used() {
+    let home = Home::new();
+    let config = home.put("mine.toml", "listen = \"127.0.0.1:8111\"\n");
+    home.put(CURSOR_FILE, r#"{"mcpServers": {"a": {"command": "a"}}}"#);
+    home.run(&["cursor", "--only", "--config", "mine.toml"]).await;
+    let value: Value = serde_json::from_str(&home.text(CURSOR_FILE)).unwrap();
+    let named = fs::canonicalize(value["mcpServers"]["seawall"]["args"][2].as_str().unwrap()).unwrap();
+    assert_eq!(value["mcpServers"]["seawall"]["args"][1], "--config");
+    assert_eq!(named, fs::canonicalize(config).unwrap());
+    assert!(home.text("mine.toml").contains("import = ["));
+    assert!(!home.path(".config/seawall/seawall.toml").exists());
+    home.put("bad.toml", "listen = 5\n");
+    assert!(home.refused(&["cursor", "--config", "bad.toml"]).await.contains("fault"));
 }

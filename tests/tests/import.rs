@@ -198,6 +198,15 @@ async fn a_copy_leaves_the_secrets_behind() {
     }
     let checked = home.run(&["check", "--json"]).await.well().json();
     assert_eq!(checked["servers"].as_array().expect("a list").len(), 4, "{checked:#}");
+
+    let again = home.run(&["import", "claude-code", "cursor", "--copy", "--json"]).await.well().json();
+    let expected = [("Claude Code", "copied already"), ("Cursor", "copied already")];
+    assert_eq!(
+        (verdicts(&again["files"]), &again["written"]),
+        (expected.to_vec(), &json!(false)),
+        "{again:#}"
+    );
+    assert_eq!(home.own_text(), text);
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ impl Detached {
 
 /// Starts a program in a session of its own, so that neither a Ctrl-C on the terminal nor the end of its parent
 /// reaches it. It reads nothing, and all it writes is appended to `log`, whose directory is made where there is none,
-/// for this user only. It has the whole environment of this process, but for the variables in `without`, and its
-/// working directory; signals are handled by default, as in every child.
+/// for this user only. It works in `directory`, which must be there, and has the whole environment of this process,
+/// but for the variables in `without`; signals are handled by default, as in every child.
 ///
 /// It is no part of the tree that this crate ends, and not for a process that reaps orphans, which would take its
 /// status away. Must be called within a Tokio runtime with I/O enabled.
@@ -43,12 +43,13 @@ pub fn start_detached(
     program: &Path,
     args: &[OsString],
     without: &[&str],
+    directory: &Path,
     log: &Path,
 ) -> io::Result<Detached> {
     let log = open_log(log)?;
     let open_files = crate::files::limit_for_children();
     let mut starter = tokio::process::Command::new(program);
-    starter.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    starter.args(args).current_dir(directory).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     for name in without {
         starter.env_remove(name);
     }
@@ -86,20 +87,22 @@ mod tests {
     }
 
     fn shell(script: &str, without: &[&str], log: &Path) -> Detached {
-        start_detached(Path::new("/bin/sh"), &["-c".into(), script.into()], without, log).expect("a shell")
+        let args = ["-c".into(), script.into()];
+        start_detached(Path::new("/bin/sh"), &args, without, Path::new("/usr"), log).expect("a shell")
     }
 
     #[tokio::test]
     async fn it_leads_its_own_session_reads_nothing_and_logs_to_a_private_file() {
         let directory = std::env::temp_dir().join(format!("seawall-detached-{}", std::process::id()));
         let log = directory.join("log/of-it");
-        let script = "cat; echo \"home=$HOME path=$PATH\"; cut -d' ' -f6 /proc/$$/stat >&2; echo $$; exit 3";
+        let script = "cat; echo \"home=$HOME in=$(pwd -P) path=$PATH\"; \
+            cut -d' ' -f6 /proc/$$/stat >&2; echo $$; exit 3";
         let mut process = shell(script, &["HOME"], &log);
         assert_eq!(ended(&mut process).await, 3);
         let said = std::fs::read_to_string(&log).expect("the log");
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines.len(), 3, "{said}");
-        assert!(lines[0].starts_with("home= path="), "{said}");
+        assert!(lines[0].starts_with("home= in=/usr path="), "{said}");
         assert_eq!(lines[1], lines[2], "it does not lead its session: {said}");
         let mode = |path: &Path| std::fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
         assert_eq!((mode(&directory), mode(&log)), (0o700, 0o600));

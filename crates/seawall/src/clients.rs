@@ -6,6 +6,7 @@ pub(crate) mod change;
 pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod file;
+mod secret;
 mod table;
 
 use edit::{Fields, Shape};

@@ -4,8 +4,7 @@ use super::{ConfigArguments, Exit, Failure, sources};
 use crate::clients::{
     self, Client, ENTRY, Program, TOKEN, Token,
     backup::Backups,
-    change::{self, Plan},
-    diff::diff,
+    change::{self, Others, Plan},
     edit::{self, Fields},
     file,
 };
@@ -112,7 +111,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
 /// The clients that are meant.
 async fn choose(arguments: &Arguments, backups: &Backups) -> Result<Vec<&'static Client>, Failure> {
     if arguments.undo && arguments.clients.is_empty() {
-        let names = backups.clients().await.map_err(|error| Failure::new(Exit::Failed, error))?;
+        let (names, unread) = backups.clients().await.map_err(|error| Failure::new(Exit::Failed, error))?;
+        unread.iter().for_each(|error| eprintln!("{error}; it is passed over"));
         return Ok(clients::all()
             .iter()
             .filter(|client| names.iter().any(|name| name == client.name))
@@ -176,6 +176,7 @@ impl Reach {
             if let Some(group) = &arguments.group {
                 args.extend(["--group".to_owned(), group.clone()]);
             }
+            args.extend(config_arguments(&arguments.config).await?);
             return Ok(Self::Start(Program { command, args }));
         }
         let config = sources::load(&arguments.config).await?.config;
@@ -227,6 +228,27 @@ impl Reach {
     }
 }
 
+/// What tells `seawall stdio` of the configuration that was named here, from whatever directory it is started.
+async fn config_arguments(config: &ConfigArguments) -> Result<Vec<String>, Failure> {
+    let files = config.config.iter().map(|file| ("--config", file));
+    let files: Vec<_> = files.chain(config.mcp_config.iter().map(|file| ("--mcp-config", file))).collect();
+    if !files.is_empty() {
+        // As `stdio` will: its faults are told now, and not by a client that cannot start its server.
+        sources::load_elsewhere(config).await?;
+    }
+    let mut words = Vec::new();
+    for (flag, file) in files {
+        let bad = |text: &str| Failure::new(Exit::BadConfiguration, format!("{}: {text}", file.display()));
+        let path = std::path::absolute(file).map_err(|error| bad(&error.to_string()))?;
+        let path = path.into_os_string().into_string();
+        words.extend([
+            flag.to_owned(),
+            path.map_err(|_| bad("its path is not UTF-8, which no client can hold"))?,
+        ]);
+    }
+    Ok(words)
+}
+
 async fn plan(arguments: &Arguments, client: &'static Client, reach: &Reach) -> Result<Plan, String> {
     let project = arguments.project;
     let path = path_of(client, project).ok_or(if project {
@@ -248,11 +270,15 @@ async fn plan(arguments: &Arguments, client: &'static Client, reach: &Reach) -> 
         let token = reach.token().map(str::to_owned);
         token.ok_or_else(|| format!("it knows no reference to a variable; set {TOKEN} to the token to write"))
     })?;
-    let mut plan = change::connect(client, &path, project, &fields, arguments.only).await?;
+    let settings = arguments.config.config.as_deref().map(std::path::absolute).transpose();
+    let settings = settings.map_err(|error| format!("where the configuration lies is unknown: {error}"))?;
+    let named = settings.is_some();
+    let others = if arguments.only { Others::Move(settings) } else { Others::Stay };
+    let mut plan = change::connect(client, &path, project, &fields, &others).await?;
     if matches!(reach, Reach::Url { needed: false, .. }) {
         plan.notes.push("No callers are configured, so the entry carries no token.".to_owned());
     }
-    if arguments.only && tokio::fs::try_exists("seawall.toml").await.unwrap_or(false) {
+    if arguments.only && !named && tokio::fs::try_exists("seawall.toml").await.unwrap_or(false) {
         let text = "A daemon started in this directory reads ./seawall.toml, which does not import them.";
         plan.notes.push(text.to_owned());
     }
@@ -267,11 +293,9 @@ async fn carry_out(arguments: &Arguments, plan: &Plan, backups: &Backups) -> Res
         Some(secret) => line.replace(secret.as_str(), "…"),
         None => line,
     };
-    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
     let mut files = Vec::new();
     for step in &plan.steps {
-        let lines = diff(&text(step.before.bytes.as_deref()), &text(step.after.as_deref()));
-        let lines: Vec<String> = lines.into_iter().map(hide).collect();
+        let lines: Vec<String> = plan.lines(step).into_iter().map(hide).collect();
         let what = match (&step.before.bytes, &step.after) {
             (None, _) => "create",
             (Some(_), None) => "delete",

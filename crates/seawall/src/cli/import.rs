@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// What is said of what an earlier copy has brought.
+const COPIED: &str = "copied already";
+
 /// A file to look at.
 struct Target {
     client: Option<&'static Client>,
@@ -44,6 +47,8 @@ enum Verdict {
     Taken,
     /// It is imported already.
     There,
+    /// All its servers are copied already.
+    Copied,
     /// It has no server that could be used.
     Empty,
     /// It cannot be read, and why.
@@ -55,6 +60,8 @@ struct Outcome {
     target: Target,
     file: Option<ForeignFile>,
     verdict: Verdict,
+    /// Its servers that were copied before, by name.
+    copied: Vec<String>,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
@@ -67,9 +74,19 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             continue;
         };
         if arguments.copy {
+            let mut verdict = Verdict::Copied;
             for server in file.servers.iter().filter(|server| server.same_as.is_none()) {
-                own.put_server(&server.upstream.name, copy.table(server))?;
+                let mut with = copy.clone();
+                let table = with.table(server);
+                if own.had_alike(&table) {
+                    outcome.copied.push(server.upstream.name.clone());
+                    continue;
+                }
+                copy = with;
+                own.put_server(&server.upstream.name, table)?;
+                verdict = Verdict::Taken;
             }
+            outcome.verdict = verdict;
         } else if !own.add_import(&outcome.target.path)? {
             outcome.verdict = Verdict::There;
         }
@@ -154,7 +171,7 @@ async fn judged(own: &OwnFile, targets: Vec<Target>) -> Result<Vec<Outcome>, Fai
     let imported = own.imported().await?;
     let (mut outcomes, mut good) = (Vec::new(), imported.clone());
     for target in targets {
-        let mut outcome = Outcome { target, file: None, verdict: Verdict::Taken };
+        let mut outcome = Outcome { target, file: None, verdict: Verdict::Taken, copied: Vec::new() };
         let path = &outcome.target.path;
         if own.imports(path) {
             outcome.verdict = Verdict::There;
@@ -215,23 +232,26 @@ impl Outcome {
             Verdict::Taken if arguments.copy => format!("{would}copied"),
             Verdict::Taken => format!("{would}imported"),
             Verdict::There => "imported already".to_owned(),
+            Verdict::Copied => COPIED.to_owned(),
             Verdict::Empty => "no servers".to_owned(),
             Verdict::Unreadable(why) => format!("not readable: {why}"),
         }
     }
-}
 
-/// What becomes of a server.
-fn fate(server: &ForeignServer) -> String {
-    let upstream = &server.upstream;
-    if let Some(other) = &server.same_as {
-        format!("the same as {other}")
-    } else if !upstream.enabled {
-        "disabled".to_owned()
-    } else if !upstream.needs.is_empty() {
-        format!("needs {}", upstream.needs.join(", "))
-    } else {
-        "used".to_owned()
+    /// What becomes of a server of it.
+    fn fate(&self, server: &ForeignServer) -> String {
+        let upstream = &server.upstream;
+        if let Some(other) = &server.same_as {
+            format!("the same as {other}")
+        } else if self.copied.contains(&upstream.name) {
+            COPIED.to_owned()
+        } else if !upstream.enabled {
+            "disabled".to_owned()
+        } else if !upstream.needs.is_empty() {
+            format!("needs {}", upstream.needs.join(", "))
+        } else {
+            "used".to_owned()
+        }
     }
 }
 
@@ -245,7 +265,7 @@ fn print(arguments: &Arguments, own: &OwnFile, outcomes: &[Outcome], unset: &Uns
         let Some(file) = &outcome.file else { continue };
         let width = file.servers.iter().map(|server| server.upstream.name.len()).max().unwrap_or_default();
         for server in &file.servers {
-            say!("  {:width$}  {}", server.upstream.name, fate(server));
+            say!("  {:width$}  {}", server.upstream.name, outcome.fate(server));
         }
         for note in &file.notes {
             let key = if note.key.is_empty() { String::new() } else { format!("{}: ", note.key) };
@@ -279,7 +299,7 @@ fn print_json(arguments: &Arguments, own: &OwnFile, outcomes: &[Outcome], unset:
             let servers: Vec<_> = servers
                 .map(|server| {
                     json!({
-                        "name": server.upstream.name, "key": server.key, "verdict": fate(server),
+                        "name": server.upstream.name, "key": server.key, "verdict": outcome.fate(server),
                         "same_as": server.same_as, "enabled": server.upstream.enabled,
                         "needs": server.upstream.needs,
                     })

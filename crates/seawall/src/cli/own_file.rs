@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use tokio::{fs, io::AsyncWriteExt};
-use toml_edit::{Array, DocumentMut, InlineTable, Item, RawString, Table, TomlError, Value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, RawString, Table, TableLike, TomlError, Value};
 
 /// The name of the file.
 const NAME: &str = "seawall.toml";
@@ -90,7 +90,11 @@ impl OwnFile {
 
     fn document(&self) -> Result<DocumentMut, Failure> {
         self.text.parse().map_err(|error: TomlError| {
-            let text = format!("{} is not valid TOML, and is left as it is: {error}", self.path.display());
+            // Without the line itself, which may hold a secret.
+            let before = error.span().map_or(0, |span| span.start.min(self.text.len()));
+            let line = self.text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let (path, why) = (self.path.display(), error.message());
+            let text = format!("{path} is not valid TOML in line {line}, and is left as it is: {why}");
             Failure::new(Exit::BadConfiguration, text)
         })
     }
@@ -186,6 +190,16 @@ impl OwnFile {
         Ok(servers.is_some_and(|servers| servers.contains_key(name)))
     }
 
+    /// Whether the file had, as it was read, a server with the same command and arguments, or the same URL, whatever
+    /// its variables are called.
+    pub(super) fn had_alike(&self, table: &Table) -> bool {
+        let before: Option<DocumentMut> = self.before.as_ref().and_then(|text| text.parse().ok());
+        let servers = before.as_ref().and_then(|before| before.get("servers")?.as_table_like());
+        let mut known = servers.into_iter().flat_map(|servers| servers.iter());
+        let wanted = reached(table);
+        wanted.is_some() && known.any(|(_, item)| item.as_table_like().and_then(reached) == wanted)
+    }
+
     /// Puts a server under `[servers.NAME]`, in the place of the one that is there.
     ///
     /// # Errors
@@ -239,6 +253,26 @@ impl OwnFile {
     }
 }
 
+/// How a server is reached, with its variables nameless: its URL, or its command and arguments.
+fn reached(table: &dyn TableLike) -> Option<Vec<String>> {
+    let nameless = |text: &str| {
+        let (mut rest, mut shown) = (text, String::new());
+        while let Some((before, inside)) = rest.split_once("${")
+            && let Some((_, after)) = inside.split_once('}')
+        {
+            shown.push_str(before);
+            shown.push_str("${}");
+            rest = after;
+        }
+        shown + rest
+    };
+    let text = |key: &str| table.get(key).and_then(Item::as_str);
+    let args = table.get("args").and_then(Item::as_array).into_iter().flatten();
+    let words = text("url").or_else(|| text("command")).into_iter().chain(args.filter_map(Value::as_str));
+    let words: Vec<String> = words.map(nameless).collect();
+    (!words.is_empty()).then_some(words)
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -251,7 +285,13 @@ fn ended(text: &str) -> String {
 async fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
     match fs::read_to_string(path).await {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if fs::symlink_metadata(path).await.is_ok() {
+                let text = format!("{} is a symbolic link to a file that does not exist", path.display());
+                return Err(Failure::new(Exit::BadConfiguration, text));
+            }
+            Ok(None)
+        }
         Err(error) => {
             let text = format!("{} could not be read: {error}", path.display());
             Err(Failure::new(Exit::BadConfiguration, text))
@@ -290,6 +330,8 @@ async fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let written = async {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).await?;
         file.write_all(text.as_bytes()).await?;
+        // What `sync_all` would swallow: the error of a write that was put off.
+        file.flush().await?;
         if let Some(old) = old {
             file.set_permissions(old.permissions()).await?;
         }

@@ -21,9 +21,22 @@ pub(super) struct Loaded {
 /// # Errors
 /// Every fault there is, a line each.
 pub(super) async fn load(arguments: &ConfigArguments) -> Result<Loaded, Failure> {
+    load_from(arguments, Some(PathBuf::from("."))).await
+}
+
+/// The same without a look into the working directory: where another program chose it, what lies there may be
+/// anybody's.
+///
+/// # Errors
+/// Every fault there is, a line each.
+pub(super) async fn load_elsewhere(arguments: &ConfigArguments) -> Result<Loaded, Failure> {
+    load_from(arguments, None).await
+}
+
+async fn load_from(arguments: &ConfigArguments, here: Option<PathBuf>) -> Result<Loaded, Failure> {
     let own = match &arguments.config {
         Some(path) => Some(read(path).await?),
-        None => find().await?,
+        None => find(here).await?,
     };
     let base = own.as_ref().and_then(|own| own.path.parent()).map_or_else(PathBuf::new, Path::to_path_buf);
     let imports = own.as_ref().map_or_else(Vec::new, |own| config::imports(own, &base));
@@ -50,9 +63,9 @@ pub(super) async fn load(arguments: &ConfigArguments) -> Result<Loaded, Failure>
     Ok(Loaded { config, notes, files })
 }
 
-async fn find() -> Result<Option<Source>, Failure> {
+async fn find(here: Option<PathBuf>) -> Result<Option<Source>, Failure> {
     let home = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("seawall"));
-    for directory in [Some(PathBuf::from(".")), home].into_iter().flatten() {
+    for directory in [here, home].into_iter().flatten() {
         let path = directory.join("seawall.toml");
         if fs::try_exists(&path).await.unwrap_or(false) {
             return read(&path).await.map(Some);

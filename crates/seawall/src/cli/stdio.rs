@@ -8,7 +8,7 @@ mod endpoint;
 mod find;
 mod forward;
 
-use super::{DaemonArguments, Exit, Failure, serve::Signals, sources};
+use super::{ConfigArguments, DaemonArguments, Exit, Failure, serve::Signals, sources};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use endpoint::Http;
@@ -20,6 +20,7 @@ use seawall_proto::{Message, Raw, Request, era::serve};
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
+    path::absolute,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -79,12 +80,28 @@ fn tell(text: &str) {
     drop(writeln!(io::stderr(), "seawall: {}", text.replace('\n', "; ")));
 }
 
+/// The files as they are found from anywhere.
+fn whole(mut files: ConfigArguments) -> Result<ConfigArguments, Failure> {
+    for file in files.config.iter_mut().chain(&mut files.mcp_config) {
+        *file = absolute(&*file).map_err(|error| {
+            let text = format!("{} is no path to a file: {error}", file.display());
+            Failure::new(Exit::BadConfiguration, text)
+        })?;
+    }
+    Ok(files)
+}
+
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let path = arguments.path()?;
-    let config = sources::load(&arguments.daemon.config).await?.config;
+    let files = whole(arguments.daemon.config)?;
+    let config = sources::load_elsewhere(&files).await?.config;
+    if config.state.is_relative() {
+        let text = "SEAWALL_STATE must be an absolute path for a bridge, for it may be started anywhere";
+        return Err(Failure::new(Exit::BadConfiguration, text));
+    }
     let http = Http::new(&path, arguments.daemon.token.as_deref())?;
-    let start = if arguments.no_start { None } else { Some(Start::new(&arguments.daemon.config)?) };
+    let start = if arguments.no_start { None } else { Some(Start::new(&files)?) };
     let daemon = Daemon::new(config.state, start, http.clone());
     let (out, lines) = mpsc::channel(LINES);
     let (lane, delivered) = mpsc::channel(LANE);

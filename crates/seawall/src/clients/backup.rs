@@ -18,6 +18,8 @@ const KEPT: usize = 20;
 const VERSION: u32 = 1;
 const RECORD: &str = "json";
 const BYTES: &str = "bytes";
+/// A record that is not whole yet.
+const UNFINISHED: &str = "new";
 
 /// What a file is to a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,13 +129,23 @@ pub(crate) struct Saved {
 /// The directory of back-ups.
 #[derive(Debug)]
 pub(crate) struct Backups {
+    state: PathBuf,
     directory: PathBuf,
+}
+
+/// The writes of one change, and what was met on the way to them.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    /// The writes, oldest first, with the bytes from before.
+    pub writes: Vec<(Record, Option<Vec<u8>>)>,
+    /// Why newer records were passed over.
+    pub unread: Vec<String>,
 }
 
 impl Backups {
     /// The back-ups in a state directory.
     pub(crate) fn new(state: &Path) -> Self {
-        Self { directory: state.join("backups") }
+        Self { state: state.to_owned(), directory: state.join("backups") }
     }
 
     /// Keeps what a file is before it is written, and lets go of the oldest back-ups of that file.
@@ -144,44 +156,52 @@ impl Backups {
         let wrong = |error: std::io::Error| {
             format!("no back-up could be made in {}: {error}", self.directory.display())
         };
-        fs::create_dir_all(&self.directory).await.map_err(wrong)?;
-        fs::set_permissions(&self.directory, Permissions::from_mode(0o700)).await.map_err(wrong)?;
+        // The daemon takes a state directory that is open to others for somebody else's.
+        make_private(&self.state).await.map_err(wrong)?;
+        make_private(&self.directory).await.map_err(wrong)?;
         let file = key_of(&record.file);
         // The time comes first, so that names sort by age.
         let stem = format!("{:020}-{file}", now());
         let text = serde_json::to_vec_pretty(record).map_err(|error| wrong(error.into()))?;
-        if let Some(bytes) = before {
-            self.create(&stem, BYTES, bytes).await.map_err(wrong)?;
+        let saved = Saved { stem };
+        if let Err(error) = self.keep(&saved.stem, before, &text).await {
+            self.forget(&saved).await;
+            return Err(wrong(error));
         }
-        self.create(&stem, RECORD, &text).await.map_err(wrong)?;
         let stems: Vec<String> =
             self.stems().await?.into_iter().filter(|stem| stem.ends_with(&file)).collect();
         for old in &stems[..stems.len().saturating_sub(KEPT)] {
             self.forget(&Saved { stem: old.clone() }).await;
         }
-        Ok(Saved { stem })
+        Ok(saved)
     }
 
     /// Lets go of a back-up.
     pub(crate) async fn forget(&self, saved: &Saved) {
-        for ending in [RECORD, BYTES] {
+        for ending in [RECORD, UNFINISHED, BYTES] {
             // One that is left over is let go of by its age.
             let _ = fs::remove_file(self.path(&saved.stem, ending)).await;
         }
     }
 
-    /// The writes of the newest change that was made for a client, oldest first, with the bytes from before.
+    /// The newest change that was made for a client. Records that cannot be read are passed over.
     ///
     /// # Errors
-    /// When the directory or a record cannot be read.
-    pub(crate) async fn newest(&self, client: &str) -> Result<Vec<(Record, Option<Vec<u8>>)>, String> {
-        let mut newest: Vec<(Record, Option<Vec<u8>>)> = Vec::new();
+    /// When the directory cannot be read, or the bytes of the change.
+    pub(crate) async fn newest(&self, client: &str) -> Result<Newest, String> {
+        let mut newest = Newest::default();
         for stem in self.stems().await?.into_iter().rev() {
-            let record = self.record(&stem).await?;
+            let record = match self.record(&stem).await {
+                Ok(record) => record,
+                Err(error) => {
+                    newest.unread.push(error);
+                    continue;
+                }
+            };
             if record.client != client {
                 continue;
             }
-            if newest.first().is_some_and(|(first, _)| first.change != record.change) {
+            if newest.writes.first().is_some_and(|(first, _)| first.change != record.change) {
                 break;
             }
             let bytes = match &record.sha256_before {
@@ -197,31 +217,47 @@ impl Backups {
                     Some(bytes)
                 }
             };
-            newest.push((record, bytes));
+            newest.writes.push((record, bytes));
         }
-        newest.reverse();
+        newest.writes.reverse();
         Ok(newest)
     }
 
-    /// The names of all clients for which there is a change.
+    /// The names of all clients whose newest change was not an undo, and why records were passed over.
     ///
     /// # Errors
-    /// As [`Backups::newest`].
-    pub(crate) async fn clients(&self) -> Result<Vec<String>, String> {
-        let mut clients = Vec::new();
+    /// When the directory cannot be read.
+    pub(crate) async fn clients(&self) -> Result<(Vec<String>, Vec<String>), String> {
+        let (mut clients, mut unread) = (Vec::new(), Vec::new());
         for stem in self.stems().await? {
-            let client = self.record(&stem).await?.client;
-            if !clients.contains(&client) {
-                clients.push(client);
+            match self.record(&stem).await {
+                Ok(record) => {
+                    clients.retain(|client| *client != record.client);
+                    if !record.undo {
+                        clients.push(record.client);
+                    }
+                }
+                Err(error) => unread.push(error),
             }
         }
-        Ok(clients)
+        Ok((clients, unread))
+    }
+
+    /// Writes a back-up. The record gets its name last: whoever sees it sees all of it, and its bytes.
+    async fn keep(&self, stem: &str, before: Option<&[u8]>, record: &[u8]) -> std::io::Result<()> {
+        if let Some(bytes) = before {
+            self.create(stem, BYTES, bytes).await?;
+        }
+        self.create(stem, UNFINISHED, record).await?;
+        fs::rename(self.path(stem, UNFINISHED), self.path(stem, RECORD)).await
     }
 
     async fn create(&self, stem: &str, ending: &str, bytes: &[u8]) -> std::io::Result<()> {
         let path = self.path(stem, ending);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path).await?;
         file.write_all(bytes).await?;
+        // What the write itself met is told here, and only here.
+        file.flush().await?;
         file.sync_all().await
     }
 
@@ -258,6 +294,15 @@ impl Backups {
     fn path(&self, stem: &str, ending: &str) -> PathBuf {
         self.directory.join(format!("{stem}.{ending}"))
     }
+}
+
+/// Makes a directory, or closes an empty one to others.
+async fn make_private(directory: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
+    if fs::read_dir(directory).await?.next_entry().await?.is_none() {
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).await?;
+    }
+    Ok(())
 }
 
 /// What tells the back-ups of one file from those of another.

@@ -116,6 +116,8 @@ pub(crate) async fn replace(before: &Snapshot, bytes: Option<&[u8]>, mode: u32) 
 async fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path).await?;
     file.write_all(bytes).await?;
+    // What the write itself met is told here, and only here.
+    file.flush().await?;
     if let Some((user, group)) = owner {
         let metadata = file.metadata().await?;
         if (metadata.uid(), metadata.gid()) != (user, group) {

@@ -85,7 +85,8 @@ pub(super) static CLIENTS: [Client; 18] = [
         stdio: |program| {
             // It passes on only the variables that are named.
             let mut fields = plain_stdio(program);
-            fields.push(("env_vars", json!([TOKEN])));
+            let variables = [TOKEN, "SEAWALL_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
+            fields.push(("env_vars", json!(variables)));
             with(fields, "tool_timeout_sec", SECONDS)
         },
         http: Some((
@@ -104,7 +105,12 @@ pub(super) static CLIENTS: [Client; 18] = [
         title: "Gemini CLI",
         user: Place::Home(".gemini/settings.json"),
         project: Some((".gemini/settings.json", LENIENT)),
-        stdio: |program| with(plain_stdio(program), "timeout", MILLISECONDS),
+        stdio: |program| {
+            // It takes variables that look like secrets away, unless they are named.
+            let mut fields = plain_stdio(program);
+            fields.push(("env", json!({ (TOKEN): "$SEAWALL_TOKEN" })));
+            with(fields, "timeout", MILLISECONDS)
+        },
         http: Some((
             |url, bearer| with(typed_http(url, bearer), "timeout", MILLISECONDS),
             Token::Reference("${SEAWALL_TOKEN}"),

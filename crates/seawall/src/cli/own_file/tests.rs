@@ -65,3 +65,29 @@ fn a_server_is_added_at_the_end_or_put_in_the_place_of_the_old_one() {
     file.put_server("x", stdio("one")).unwrap();
     assert_eq!(file.text, format!("# first\n{server}# y\n[servers.y]\nurl = \"v\"\n"));
 }
+
+#[test]
+fn a_server_is_known_by_how_it_is_reached() {
+    let text =
+        "[servers]\na = { command = \"one\", args = [\"b\"] }\n[servers.b]\nurl = \"https://h/?k=${A_K}\"\n";
+    let file = OwnFile { before: Some(text.to_owned()), ..own(text) };
+    assert!(file.had_alike(&stdio("one")) && !file.had_alike(&stdio("two")));
+    let url =
+        |url: &str| table(&Kind::Http { url: url.to_owned(), headers: Vec::new(), ca_file: None }, None);
+    assert!(file.had_alike(&url("https://h/?k=${B_K}")) && !file.had_alike(&url("https://h/?k=v")));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_without_the_line_and_a_link_to_nothing_stays() {
+    let Err(failure) = own("a = 1\nb = \"s3cret\n").document() else { panic!("it is no TOML") };
+    let text = failure.to_string();
+    assert!(text.contains("line 2") && !text.contains("s3cret"), "{text}");
+
+    let path = std::env::temp_dir().join(format!("seawall-own-file-{}.toml", std::process::id()));
+    fs::symlink("/nowhere/seawall.toml", &path).await.unwrap();
+    let opened = OwnFile::open(Some(&path)).await;
+    let Err(failure) = opened else { panic!("it leads nowhere") };
+    assert!(failure.to_string().contains("symbolic link"), "{failure}");
+    assert!(fs::symlink_metadata(&path).await.unwrap().is_symlink());
+    fs::remove_file(&path).await.unwrap();
+}

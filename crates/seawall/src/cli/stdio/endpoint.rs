@@ -70,6 +70,13 @@ impl Http {
         matches!(timeout(HEALTH, asking).await, Ok(Ok(response)) if response.status() == StatusCode::OK)
     }
 
+    /// Whether something is heard from this address in time, be it a refusal: a daemon that drains refuses, and one
+    /// that is gone shows in what is under way to it. Only one that stands still says nothing.
+    pub(super) async fn is_awake(&self, address: &str) -> bool {
+        let asking = self.send_to(address, "/healthz", Method::GET, HeaderMap::new(), Bytes::new());
+        timeout(HEALTH, asking).await.is_ok()
+    }
+
     /// Sends a request to the endpoint and waits for the head of the answer. Dropped, it closes the connection.
     pub(super) async fn send(
         &self,

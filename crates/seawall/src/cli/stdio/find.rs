@@ -118,7 +118,8 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// This very program as a daemon, with the same configuration.
+    /// This very program as a daemon, with the same configuration. Its files are to be absolute, for the daemon
+    /// works elsewhere.
     ///
     /// # Errors
     /// When the program cannot be found.
@@ -136,7 +137,8 @@ impl Start {
 
     async fn run(&self, state: &Path) -> io::Result<Detached> {
         make_private(state).await?;
-        state::start_detached(&self.program, &self.arguments, &NOT_INHERITED, &log_of(state))
+        // Not where the client works: a `seawall.toml` there may be anybody's, and would be the daemon's.
+        state::start_detached(&self.program, &self.arguments, &NOT_INHERITED, state, &log_of(state))
     }
 }
 

@@ -32,6 +32,10 @@ const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const SEND: Duration = Duration::from_secs(5);
 /// How long the end of a session may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How often the daemon is asked, while a request is under way, whether it still answers.
+const CHECK: Duration = Duration::from_secs(15);
+/// How often in a row it may then say nothing before the request ends.
+const SILENT: u32 = 2;
 /// How often a stream may be taken up again without a single event in between.
 const FRUITLESS: u32 = 3;
 /// How long to wait before a session's own stream, or a session, is opened again.
@@ -238,7 +242,11 @@ impl Bridge {
                 return Ok(None);
             }
             let session = self.session.now();
-            let why = match self.post(asked, &address, &session).await {
+            let posted = tokio::select! {
+                posted = Box::pin(self.post(asked, &address, &session)) => posted,
+                () = self.asleep(&address) => Err(Missed::Over(broken("it does not answer any more"))),
+            };
+            let why = match posted {
                 Ok(end) => return Ok(end),
                 Err(Missed::Over(fault)) => {
                     if fault.code == Code::OutcomeUnknown {
@@ -259,6 +267,15 @@ impl Bridge {
             if Instant::now() >= deadline {
                 return Err(unavailable(&why));
             }
+        }
+    }
+
+    /// Waits until the daemon at this address stands still.
+    async fn asleep(&self, address: &str) {
+        let mut silent = 0;
+        while silent < SILENT {
+            sleep(CHECK).await;
+            silent = if self.http.is_awake(address).await { 0 } else { silent + 1 };
         }
     }
 
