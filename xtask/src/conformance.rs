@@ -8,6 +8,7 @@ mod cells;
 mod client;
 mod gateway;
 mod http;
+mod login;
 mod outcome;
 mod suite;
 
@@ -183,7 +184,7 @@ fn through(
     let log = directory.join("gateway-fixture.log");
     // Declared before the gateway, and so ended after it.
     let (_fixture, url) = gateway::start_fixture(&binaries.fixture, fixture, &log)?;
-    let (_gateway, address) = gateway::start(&binaries.gateway, &url, directory, gateway::free_port()?)?;
+    let (_gateway, address) = gateway::start(&binaries.gateway, &url, directory, gateway::free_port()?, &[])?;
     let url = format!("http://{address}{}", gateway::PATH);
     suite::run(place, Leg::Server, cell.revision, &url, &directory.join("gateway"))
 }

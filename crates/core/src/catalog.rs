@@ -79,7 +79,7 @@ pub struct Listing {
 pub struct Catalog {
     known: RwLock<Known>,
     changes: broadcast::Sender<Arc<str>>,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
 }
 
 #[derive(Debug, Default)]
@@ -243,7 +243,7 @@ pub fn fingerprint(face: &Face) -> String {
 
 impl Catalog {
     /// An empty catalogue. Without a store it is not kept.
-    pub fn new(store: Option<Store>) -> Self {
+    pub fn new(store: Option<Arc<Store>>) -> Self {
         Self { known: RwLock::default(), changes: broadcast::channel(CHANGES).0, store }
     }
 

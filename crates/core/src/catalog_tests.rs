@@ -28,8 +28,8 @@ fn listing(upstream: &config::Upstream, tools: &[&str]) -> Listing {
     Listing::new(upstream, peer(), tools.iter().map(|tool| raw(tool)).collect())
 }
 
-async fn store(directory: &Path) -> Store {
-    Store::open(&directory.join("store.db")).await.unwrap()
+async fn store(directory: &Path) -> Arc<Store> {
+    Arc::new(Store::open(&directory.join("store.db")).await.unwrap())
 }
 
 #[tokio::test]

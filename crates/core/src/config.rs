@@ -225,6 +225,8 @@ pub struct Upstream {
     pub kind: Kind,
     /// Who shares one process or connection; key `sharing`, default [`Sharing::Session`].
     pub sharing: Sharing,
+    /// As which client Seawall logs in at it; key `oauth`, default none: a client that registers itself.
+    pub oauth: Option<OAuth>,
     /// The protocol era it is held to; key `era = "auto" | "legacy" | "modern"`, default auto.
     pub era: Pin,
     /// Bounds one call; key `timeout`, default 50 s, never zero.
@@ -253,6 +255,7 @@ impl Upstream {
             enabled: true,
             needs: Vec::new(),
             kind,
+            oauth: None,
             sharing: Sharing::default(),
             era: Pin::default(),
             timeout: TIMEOUT,
@@ -266,8 +269,8 @@ impl Upstream {
     }
 
     /// What makes this upstream another process or service than the next one, as 64 hex digits: its kind,
-    /// command, arguments, environment and directory, or its URL, headers and certificates, and its era.
-    /// Neither its name nor any time or limit is part of it. Parts go in with their lengths, so that no two
+    /// command, arguments, environment and directory, or its URL, headers, certificates and OAuth
+    /// client, and its era. Neither its name nor any time or limit is part of it. Parts go in with their lengths, so that no two
     /// lists look alike.
     pub fn key(&self) -> String {
         let mut hash = Fingerprint(Sha256::new());
@@ -296,6 +299,14 @@ impl Upstream {
             }
         }
         hash.part(format!("{:?}", self.era).as_bytes());
+        if let Some(OAuth { client_id, client_secret, client_metadata, scopes: _ }) = &self.oauth {
+            hash.part(b"oauth");
+            let secret = client_secret.as_ref().map(Secret::expose);
+            for part in [client_id.as_deref(), secret, client_metadata.as_deref()] {
+                hash.count(usize::from(part.is_some()));
+                hash.part(part.unwrap_or_default().as_bytes());
+            }
+        }
         let digest: [u8; 32] = hash.0.finalize().into();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -346,6 +357,20 @@ pub enum Kind {
         /// A PEM file of certificates trusted besides the system's; key `ca_file`, default none.
         ca_file: Option<PathBuf>,
     },
+}
+
+/// As which client Seawall logs in at an upstream, table `[servers.NAME.oauth]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OAuth {
+    /// The client that was registered beforehand; key `client_id`, default none.
+    pub client_id: Option<String>,
+    /// Its secret; key `client_secret`, default none. Only with a `client_id`.
+    pub client_secret: Option<Secret>,
+    /// The https URL of a document that describes Seawall, used as the client's id where the authorization server
+    /// reads such documents; key `client_metadata`, default none.
+    pub client_metadata: Option<String>,
+    /// What to ask for; key `scopes`, default what the server wants.
+    pub scopes: Vec<String>,
 }
 
 /// What is known about one tool, `[servers.NAME.tools.TOOL]`.

@@ -13,6 +13,7 @@ mod groups;
 mod hear;
 pub mod life;
 pub mod list;
+pub mod login;
 pub mod offer;
 pub mod profile;
 pub mod state;
@@ -31,6 +32,7 @@ use config::Config;
 use conversation::Conversations;
 use hear::Refreshing;
 use life::{Life, Task};
+use login::Logins;
 use offer::audience::Audience;
 use seawall_jobs::Store;
 use std::{
@@ -40,7 +42,7 @@ use std::{
 };
 use telemetry::Telemetry;
 use tokio::{sync::Notify, time::sleep};
-use upstream::Upstream;
+use upstream::{Upstream, http::oauth::Keep};
 
 /// How often the admission counters are compared with the holder table.
 const AUDIT: Duration = Duration::from_secs(30);
@@ -59,6 +61,8 @@ pub struct Gateway {
     refreshing: Refreshing,
     /// Told when an upstream could not be listed.
     unlisted: Notify,
+    logins: Logins,
+    keep: Keep,
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
@@ -85,12 +89,14 @@ impl Gateway {
         store: Option<Store>,
         life: Life,
     ) -> Result<Arc<Self>, Vec<String>> {
+        let store = store.map(Arc::new);
+        let keep = Keep::new(store.clone());
         let catalog = Catalog::new(store);
         let spoken = catalog.load(&config.upstreams).await;
         let (config_for_limits, life_of) = (Arc::clone(&config), life.clone());
         let mut faults = Vec::new();
         let gateway = Arc::new_cyclic(|this: &Weak<Self>| {
-            let (setup, found) = Setup::new(config, &life_of, this, None);
+            let (setup, found) = Setup::new(config, &life_of, &keep, this, None);
             faults = found;
             for upstream in &setup.upstreams {
                 upstream.remember(spoken.get(&**upstream.name()).copied().unwrap_or_default());
@@ -104,6 +110,8 @@ impl Gateway {
                 parking: Parking::default(),
                 refreshing: Refreshing::default(),
                 unlisted: Notify::new(),
+                logins: Logins::default(),
+                keep,
                 life: life_of,
                 telemetry: Telemetry::default(),
                 own: Arc::new(Caller::unlimited("seawall")),
@@ -126,7 +134,7 @@ impl Gateway {
     /// Why it cannot work; the old one stays.
     pub fn reload(self: &Arc<Self>, config: &Arc<Config>) -> Result<(), Vec<String>> {
         let old = self.setup();
-        let (new, faults) = Setup::new(Arc::clone(config), &self.life, &self.this, Some(&old));
+        let (new, faults) = Setup::new(Arc::clone(config), &self.life, &self.keep, &self.this, Some(&old));
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -288,6 +296,7 @@ impl Setup {
     fn new(
         config: Arc<Config>,
         life: &Life,
+        keep: &Keep,
         gateway: &Weak<Gateway>,
         old: Option<&Self>,
     ) -> (Self, Vec<String>) {
@@ -304,7 +313,8 @@ impl Setup {
                 continue;
             }
             let outlet = hear::outlet(gateway.clone());
-            match Upstream::new(Arc::clone(configured), config.limits.message, life.clone(), outlet) {
+            let message = config.limits.message;
+            match Upstream::new(Arc::clone(configured), message, life.clone(), outlet, keep) {
                 Ok(upstream) => {
                     if let Some(old) = old.and_then(|old| old.by_name.get(configured.name.as_str()))
                         && old.key() == upstream.key()

@@ -422,7 +422,7 @@ impl fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// An upstream without instances. `message` bounds one message, in bytes.
+    /// An upstream without instances. `message` bounds one message, in bytes; its logins are in `keep`.
     ///
     /// # Errors
     /// When its certificates cannot be read.
@@ -431,6 +431,7 @@ impl Upstream {
         message: usize,
         life: Life,
         outlet: Outlet,
+        keep: &http::oauth::Keep,
     ) -> Result<Arc<Self>, String> {
         let connector = match &config.kind {
             #[cfg(test)]
@@ -441,19 +442,13 @@ impl Upstream {
                 Connector::Stdio(stdio::Connector::new(Arc::clone(&config), message))
             }
             config::Kind::Http { url, headers, ca_file } => {
-                Connector::Http(http::Connector::new(url, headers, ca_file.as_deref(), message)?)
+                let at = http::Address { url, headers, ca_file: ca_file.as_deref() };
+                Connector::Http(http::Connector::new(&config, &at, message, keep, &life)?)
             }
         };
         let name = Arc::from(config.name.as_str());
         let key = config.key();
         Ok(Arc::new(Self { name, key, life, outlet, connector, state: Mutex::default(), config }))
-    }
-
-    /// What happened at a script.
-    #[cfg(test)]
-    pub(crate) fn record(&self) -> Vec<String> {
-        let Connector::Script(connector) = &self.connector else { return Vec::new() };
-        connector.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How it is configured.

@@ -19,6 +19,8 @@ mod doctor;
 mod explain;
 mod import;
 mod init;
+mod login;
+mod logout;
 mod logs;
 mod own_file;
 mod restart;
@@ -74,6 +76,10 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// End an upstream's instances; the next call starts new ones.
     Restart(restart::Arguments),
+    /// Log in at an upstream that wants it.
+    Login(login::Arguments),
+    /// Forget the login at an upstream.
+    Logout(logout::Arguments),
     /// Show where a tool comes from, what bounds a call of it, and who may make one.
     Explain(explain::Arguments),
     /// Check what a working daemon needs, and say what mends what is missing.
@@ -181,6 +187,8 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Status(arguments) => status::run(arguments).await,
         Command::Logs(arguments) => logs::run(arguments).await,
         Command::Restart(arguments) => restart::run(arguments).await,
+        Command::Login(arguments) => login::run(arguments).await,
+        Command::Logout(arguments) => logout::run(arguments).await,
         Command::Explain(arguments) => explain::run(arguments).await,
         Command::Doctor(arguments) => Box::pin(doctor::run(arguments)).await,
         Command::Wrap(arguments) => Box::pin(wrap::run(arguments)).await,

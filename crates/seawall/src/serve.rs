@@ -4,6 +4,7 @@ mod admin;
 mod explain;
 mod guard;
 pub(crate) mod log;
+mod login;
 mod mcp;
 mod sse;
 mod stream;
@@ -146,6 +147,10 @@ fn router(front: Arc<Front>) -> Router {
         .route("/api/v1/explain/{tool}", get(explain::explain))
         .route("/api/v1/upstreams/{name}/logs", get(admin::logs))
         .route("/api/v1/upstreams/{name}/restart", post(admin::restart))
+        .route("/api/v1/upstreams/{name}/login", post(login::begin))
+        .route("/api/v1/upstreams/{name}/login/{state}", get(login::outcome))
+        .route("/api/v1/upstreams/{name}/logout", post(login::forget))
+        .route(login::CALLBACK, get(login::callback))
         .fallback(admin::nothing_here)
         .with_state(front)
 }

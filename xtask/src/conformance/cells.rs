@@ -55,11 +55,7 @@ pub(super) static CELLS: [Cell; 8] = [
         revision: "2025-11-25",
         setup: Setup::Translated { fixture: "modern", exceptions: &[] },
     },
-    Cell {
-        name: "2025-11-25-client",
-        revision: "2025-11-25",
-        setup: Setup::Client { exceptions: &CLIENT_2025_11_25 },
-    },
+    Cell { name: "2025-11-25-client", revision: "2025-11-25", setup: Setup::Client { exceptions: &[] } },
     Cell { name: "2026-07-28-modern", revision: "2026-07-28", setup: Setup::Compared { fixture: "modern" } },
     Cell { name: "2026-07-28-both", revision: "2026-07-28", setup: Setup::Compared { fixture: "both" } },
     Cell {
@@ -67,11 +63,7 @@ pub(super) static CELLS: [Cell; 8] = [
         revision: "2026-07-28",
         setup: Setup::Translated { fixture: "legacy", exceptions: &MODERN_WIRE_LEGACY_FIXTURE },
     },
-    Cell {
-        name: "2026-07-28-client",
-        revision: "2026-07-28",
-        setup: Setup::Client { exceptions: &CLIENT_2026_07_28 },
-    },
+    Cell { name: "2026-07-28-client", revision: "2026-07-28", setup: Setup::Client { exceptions: &[] } },
 ];
 
 static MODERN_WIRE_LEGACY_FIXTURE: [Exception; 2] = [
@@ -85,50 +77,6 @@ static MODERN_WIRE_LEGACY_FIXTURE: [Exception; 2] = [
                  where the scenario wants several in one.",
         scenarios: &["input-required-result-multiple-input-requests"],
     },
-];
-
-static CLIENT_2025_11_25: [Exception; 1] =
-    [Exception { reason: NO_AUTHORIZATION, scenarios: &AUTHORIZATION_OF_BOTH }];
-
-static CLIENT_2026_07_28: [Exception; 2] = [
-    Exception { reason: NO_AUTHORIZATION, scenarios: &AUTHORIZATION_OF_BOTH },
-    Exception {
-        reason: NO_AUTHORIZATION,
-        scenarios: &[
-            "auth/resource-mismatch",
-            "auth/offline-access-scope",
-            "auth/offline-access-not-supported",
-            "auth/authorization-server-migration",
-            "auth/iss-supported",
-            "auth/iss-not-advertised",
-            "auth/iss-supported-missing",
-            "auth/iss-wrong-issuer",
-            "auth/iss-unexpected",
-            "auth/iss-normalized",
-            "auth/metadata-issuer-mismatch",
-        ],
-    },
-];
-
-const NO_AUTHORIZATION: &str = "towards its servers Seawall is no OAuth client: it sends the headers that \
-                                its configuration names and asks no authorization server for a token.";
-
-/// What both revisions require of a client that authorizes itself.
-const AUTHORIZATION_OF_BOTH: [&str; 14] = [
-    "auth/metadata-default",
-    "auth/metadata-var1",
-    "auth/metadata-var2",
-    "auth/metadata-var3",
-    "auth/basic-cimd",
-    "auth/scope-from-www-authenticate",
-    "auth/scope-from-scopes-supported",
-    "auth/scope-omitted-when-undefined",
-    "auth/scope-step-up",
-    "auth/scope-retry-limit",
-    "auth/token-endpoint-auth-basic",
-    "auth/token-endpoint-auth-post",
-    "auth/token-endpoint-auth-none",
-    "auth/pre-registration",
 ];
 
 #[cfg(test)]

@@ -14,10 +14,25 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::caller::{Caller, Era, arguments, responses};
-use super::gateway;
+use super::{gateway, login};
 
 /// How long the requests of one scenario may take together.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a person logs in again in one scenario before giving up.
+const LOGINS: usize = 3;
+/// The document that the suite's scenario about such documents expects as the client's id.
+const CLIENT_METADATA: &str = "https://conformance-test.local/client-metadata.json";
+/// The scenarios in which Seawall must not get as far as a call.
+const DECLINED: [&str; 7] = [
+    "auth/scope-retry-limit",
+    "auth/resource-mismatch",
+    "auth/iss-supported-missing",
+    "auth/iss-wrong-issuer",
+    "auth/iss-unexpected",
+    "auth/iss-normalized",
+    "auth/metadata-issuer-mismatch",
+];
 
 /// The arguments. The suite adds the server's address to the command line that it is given.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +67,8 @@ pub(super) fn run(arguments: &[String]) -> Result<(), String> {
     let directory = task.directory.join(scenario.replace('/', "-"));
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let port = claimed_port(&task.directory.join("ports"))?;
-    let (_gateway, address) = gateway::start(&task.gateway, &task.url, &directory, port)?;
+    let (_gateway, address) =
+        gateway::start(&task.gateway, &task.url, &directory, port, &oauth(&scenario, &context))?;
 
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
@@ -118,7 +134,26 @@ fn era(scenario: &str, revision: &str) -> Era {
     }
 }
 
+/// As which client Seawall logs in, where the scenario says it.
+fn oauth<'c>(scenario: &str, context: &'c Value) -> Vec<(&'static str, &'c str)> {
+    if scenario == "auth/basic-cimd" {
+        return vec![("client_metadata", CLIENT_METADATA)];
+    }
+    let keys = ["client_id", "client_secret"].into_iter();
+    keys.filter(|_| scenario == "auth/pre-registration")
+        .filter_map(|key| Some((key, context[key].as_str()?)))
+        .collect()
+}
+
 fn play(scenario: &str, era: Era, address: SocketAddr, context: &Value) -> Result<(), String> {
+    if scenario.starts_with("auth/") {
+        let played = play_with_logins(era, address);
+        return match played {
+            Ok(()) if DECLINED.contains(&scenario) => Err("nothing was declined".to_owned()),
+            Err(_) if DECLINED.contains(&scenario) => Ok(()),
+            played => played,
+        };
+    }
     let mut caller = Caller::open(address, era)?;
     let tools = caller.list("tools/list", "tools")?;
     match scenario {
@@ -139,6 +174,24 @@ fn play(scenario: &str, era: Era, address: SocketAddr, context: &Value) -> Resul
         "sep-2322-client-request-state" => answer_questions(&mut caller),
         _ => call_all(&mut caller, &tools),
     }
+}
+
+/// Calls every tool, and logs in whenever it is told to.
+fn play_with_logins(era: Era, address: SocketAddr) -> Result<(), String> {
+    let play = || {
+        let mut caller = Caller::open(address, era)?;
+        let tools = caller.list("tools/list", "tools")?;
+        call_all(&mut caller, &tools)
+    };
+    let mut played = play();
+    for _ in 0..LOGINS {
+        match &played {
+            Err(why) if login::is_wanted(why) => login::log_in(address)?,
+            Ok(()) | Err(_) => break,
+        }
+        played = play();
+    }
+    played
 }
 
 /// Calls every tool that is offered, with arguments that it takes.
@@ -232,6 +285,15 @@ mod tests {
     fn the_command_line_survives_a_shell() {
         let line = command_line(Path::new("/a b/x"), Path::new("/it's"), Path::new("/d"));
         assert_eq!(line, r"'/a b/x' conformance-client --gateway '/it'\''s' --directory '/d'");
+    }
+
+    #[test]
+    fn seawall_is_told_which_client_it_is_where_the_scenario_is_about_that() {
+        let context = json!({ "client_id": "a", "client_secret": "b" });
+        let told = vec![("client_id", "a"), ("client_secret", "b")];
+        assert_eq!(oauth("auth/pre-registration", &context), told);
+        assert_eq!(oauth("auth/basic-cimd", &Value::Null)[0].0, "client_metadata");
+        assert!(oauth("auth/metadata-default", &context).is_empty());
     }
 
     #[test]

@@ -44,16 +44,17 @@ pub(super) fn start_fixture(program: &Path, era: &str, log: &Path) -> Result<(Se
 }
 
 /// Starts the gateway on `port` in front of `upstream` and returns it, ready, with its address. Its
-/// configuration, state and log lie in `directory`.
+/// configuration, state and log lie in `directory`; `oauth` are the keys by which it logs in at the upstream.
 pub(super) fn start(
     program: &Path,
     upstream: &str,
     directory: &Path,
     port: u16,
+    oauth: &[(&str, &str)],
 ) -> Result<(Server, SocketAddr), String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let config = directory.join("seawall.toml");
-    let text = config_text(address, &directory.join("state"), upstream);
+    let text = config_text(address, &directory.join("state"), upstream, oauth);
     fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
 
     let mut command = Command::new(program);
@@ -88,14 +89,21 @@ fn is_ready(address: SocketAddr) -> bool {
     http::send(address, "GET", "/readyz", &[], "").is_ok_and(|answer| answer.status == 200)
 }
 
-fn config_text(listen: SocketAddr, state: &Path, upstream: &str) -> String {
+fn config_text(listen: SocketAddr, state: &Path, upstream: &str, oauth: &[(&str, &str)]) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    format!(
+    let mut text = format!(
         "listen = {}\nstate = {}\n\n[servers.fixture]\nurl = {}\n",
         quoted(&listen.to_string()),
         quoted(&state.to_string_lossy()),
         quoted(upstream)
-    )
+    );
+    if !oauth.is_empty() {
+        text.push_str("\n[servers.fixture.oauth]\n");
+    }
+    for (key, value) in oauth {
+        text.push_str(&format!("{key} = {}\n", quoted(value)));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -105,10 +113,12 @@ mod tests {
     #[test]
     fn the_configuration_quotes_its_values() {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 4000));
-        let text = config_text(listen, Path::new("/a \"b\""), "http://127.0.0.1:1/mcp");
+        let oauth = [("client_id", "a \"b\"")];
+        let text = config_text(listen, Path::new("/a \"b\""), "http://127.0.0.1:1/mcp", &oauth);
         let read: toml::Table = text.parse().unwrap();
         assert_eq!(read["listen"].as_str(), Some("127.0.0.1:4000"));
         assert_eq!(read["state"].as_str(), Some("/a \"b\""));
         assert_eq!(read["servers"]["fixture"]["url"].as_str(), Some("http://127.0.0.1:1/mcp"));
+        assert_eq!(read["servers"]["fixture"]["oauth"]["client_id"].as_str(), Some("a \"b\""));
     }
 }

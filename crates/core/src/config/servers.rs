@@ -8,7 +8,7 @@ use seawall_proto::era::Pin;
 
 use super::expand::{Expanded, expand};
 use super::raw::{Faults, Item, Section};
-use super::{Effects, Kind, Secret, Sharing, ToolConfig, Upstream};
+use super::{Effects, Kind, OAuth, Secret, Sharing, ToolConfig, Upstream};
 use super::{address, values};
 
 /// What the strings of servers are read with.
@@ -99,6 +99,11 @@ struct Reader<'r, 's> {
 impl Reader<'_, '_> {
     fn server(&mut self, name: &str, mut section: Section<'_>) -> Option<Upstream> {
         let kind = self.kind(&mut section);
+        let oauth = section.take("oauth");
+        if let (Some(item), Some(Kind::Stdio { .. })) = (&oauth, &kind) {
+            item.refuse(self.faults, USELESS_ON_COMMAND);
+        }
+        let oauth = oauth.and_then(|item| self.oauth(&item, kind.as_ref()));
         let faults = &mut *self.faults;
         let enabled = section.take("enabled").and_then(|item| item.flag(faults));
         let sharing = section.take("sharing").and_then(|item| sharing(&item, faults));
@@ -120,6 +125,7 @@ impl Reader<'_, '_> {
         Some(Upstream {
             enabled: enabled.unwrap_or(plain.enabled),
             needs: std::mem::take(&mut self.needs),
+            oauth,
             sharing: sharing.unwrap_or(plain.sharing),
             era: era.unwrap_or(plain.era),
             timeout: timeout.unwrap_or(plain.timeout),
@@ -236,6 +242,47 @@ impl Reader<'_, '_> {
         }
         let ca_file = certificates.map(|path| self.surroundings.base.join(path.text));
         Some(Kind::Http { url: address, headers: named, ca_file })
+    }
+
+    fn oauth(&mut self, item: &Item<'_>, kind: Option<&Kind>) -> Option<OAuth> {
+        if let Some(Kind::Http { headers, .. }) = kind
+            && headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+        {
+            item.refuse(self.faults, "has no use beside `headers.Authorization`: remove one of the two");
+        }
+        let mut section = item.section(self.faults)?;
+        let [client_id, client_secret, client_metadata, scopes] =
+            ["client_id", "client_secret", "client_metadata", "scopes"].map(|name| section.take(name));
+        section.finish(&[("scope", "write `scopes`, a list")], self.faults);
+        if let (None, Some(secret)) = (&client_id, &client_secret) {
+            secret.refuse(self.faults, "is the secret of no client: write its `client_id` too");
+        }
+        let id = client_id.and_then(|item| self.filled(&item, "\"seawall\""));
+        let secret = client_secret.and_then(|item| self.filled(&item.hidden(), "\"${CLIENT_SECRET}\""));
+        let metadata = client_metadata.and_then(|item| {
+            let url = self.filled(&item, "\"https://example.com/seawall.json\"")?;
+            // A document at a root would make the whole host a client.
+            let below = url.text.strip_prefix("https://").and_then(|rest| rest.split_once('/'));
+            if url.complete() && below.is_none_or(|(host, path)| host.is_empty() || path.is_empty()) {
+                item.refuse(self.faults, "is not the https:// URL of a document, with a path");
+            }
+            Some(url)
+        });
+        let mut wanted = Vec::new();
+        for (item, scope) in scopes.and_then(|item| item.texts("[\"read\"]", self.faults)).unwrap_or_default()
+        {
+            let good = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+            if scope.is_empty() || !scope.bytes().all(good) {
+                item.refuse(self.faults, format!("{} is not a scope: write one word each", item.shown()));
+            }
+            wanted.push(scope.to_owned());
+        }
+        Some(OAuth {
+            client_id: id.map(|expanded| expanded.text),
+            client_secret: secret.map(|expanded| Secret::new(expanded.text)),
+            client_metadata: metadata.map(|expanded| expanded.text),
+            scopes: wanted,
+        })
     }
 
     /// A string that must not be empty once its variables are put in.

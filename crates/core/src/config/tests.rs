@@ -212,6 +212,39 @@ fn every_key_of_a_url_has_an_effect() {
 }
 
 #[test]
+fn a_login_is_as_a_client_that_may_be_configured() {
+    let url = "url = \"https://example.com/mcp\"\n";
+    let plain = server(url);
+    assert_eq!(plain.oauth, None);
+    let given = Given { environment: &[("SECRET", "s")], ..Given::default() };
+    let text = format!(
+        "[servers.x]\n{url}oauth = {{ client_id = \"me\", client_secret = \"${{SECRET}}\", scopes = [\"a\"] }}"
+    );
+    let (config, _) = lowered(Some(&text), &given).unwrap();
+    let oauth = OAuth {
+        client_id: Some("me".to_owned()),
+        client_secret: Some(Secret::new("s")),
+        client_metadata: None,
+        scopes: vec!["a".to_owned()],
+    };
+    assert_eq!(config.upstreams[0].oauth, Some(oauth));
+    assert_ne!(config.upstreams[0].key(), plain.key(), "another client is another login");
+
+    let of_url = "[servers.x]\nurl = \"https://example.com/mcp\"\n";
+    for (line, word) in [
+        ("oauth = { client_secret = \"s\" }", "client_id"),
+        ("oauth = { client_metadata = \"https://example.com\" }", "with a path"),
+        ("oauth = { scopes = [\"a b\"] }", "not a scope"),
+        ("oauth = { scope = \"a\" }", "write `scopes`"),
+        ("oauth = { client_id = \"\" }", "is empty"),
+        ("headers = { authorization = \"x\" }\noauth = {}", "no use beside"),
+    ] {
+        refused(&format!("{of_url}{line}"), "seawall.toml:", &["servers.x.oauth", word]);
+    }
+    refused("[servers.x]\ncommand = \"x\"\noauth = {}", "seawall.toml:3:", &["beside `command`"]);
+}
+
+#[test]
 fn everything_wrong_is_said_at_once_in_the_order_of_the_lines() {
     let found = faults(
         r#"listen = "localhost"

@@ -7,15 +7,20 @@
 
 mod client;
 mod exchange;
+pub mod oauth;
 
-use super::{Broadcast, Lost, Plan, Sent};
-use crate::life::{Life, Task};
+use super::{Broadcast, Lost, Plan, Sent, Upstream};
+use crate::{
+    config,
+    life::{Life, Task},
+};
 use bytes::Bytes;
 use client::Client;
 pub use exchange::Exchange;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use oauth::{Authorization, Challenge, Keep, Tokens};
 use seawall_proto::{
     Ask, Message, Reply, ReplySlot, Request,
     era::{
@@ -63,8 +68,18 @@ struct Endpoint {
     client: Client,
     uri: Uri,
     headers: HeaderMap,
+    /// The logins at it, where its headers do not authorize already.
+    authorization: Option<Arc<Authorization>>,
     /// The largest message, in bytes.
     message: usize,
+}
+
+/// Where an upstream is, as it is configured.
+#[derive(Debug)]
+pub(super) struct Address<'a> {
+    pub(super) url: &'a str,
+    pub(super) headers: &'a [(String, config::Secret)],
+    pub(super) ca_file: Option<&'a Path>,
 }
 
 /// One session, or an endpoint that has none.
@@ -98,11 +113,13 @@ impl std::fmt::Debug for Instance {
 
 impl Connector {
     pub(super) fn new(
-        url: &str,
-        headers: &[(String, crate::config::Secret)],
-        ca_file: Option<&Path>,
+        config: &config::Upstream,
+        address: &Address<'_>,
         message: usize,
+        keep: &Keep,
+        life: &Life,
     ) -> Result<Self, String> {
+        let Address { url, headers, ca_file } = *address;
         let uri: Uri = url.parse().map_err(|error| format!("`url`: {error}"))?;
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -115,20 +132,21 @@ impl Connector {
         map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         map.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let client = Client::new(&uri, ca_file)?;
-        Ok(Self { endpoint: Arc::new(Endpoint { client, uri, headers: map, message }) })
+        let authorization = Authorization::of(config, &uri, &map, ca_file, keep, life);
+        Ok(Self { endpoint: Arc::new(Endpoint { client, uri, headers: map, authorization, message }) })
     }
 
     /// Opens a session, or learns what the endpoint says of itself.
     pub(super) async fn open(&self, plan: &Plan, life: &Life) -> (Result<Arc<Instance>, Lost>, Spoken) {
         let mut opening = Opening::new(plan.pin, plan.spoken, &plan.wire, Arc::clone(&plan.face));
-        let mut session = None;
+        let (mut session, mut refused) = (None, None);
         loop {
             match opening.step() {
                 Step::Send { body, headers, probe, .. } => {
                     let headers =
                         headers.into_iter().map(|(name, value)| (Cow::Borrowed(name), Cow::Owned(value)));
                     let headers = extend(self.endpoint.headers.clone(), headers);
-                    let asked = self.ask(body, headers);
+                    let asked = self.ask(body, headers, &mut refused);
                     let heard = if probe {
                         timeout(plan.probe_budget(), asked).await.unwrap_or((Opened::Silence, None))
                     } else {
@@ -148,17 +166,30 @@ impl Connector {
                     }
                     return (Ok(instance), spoken);
                 }
-                Step::Failed(reason) => return (Err(Lost::new(Sent::No, reason)), opening.spoken()),
+                Step::Failed(reason) => {
+                    let reason = refused.unwrap_or(reason);
+                    return (Err(Lost::new(Sent::No, reason)), opening.spoken());
+                }
             }
         }
     }
 
-    /// Sends an opening request and reads its answer.
-    async fn ask(&self, body: Bytes, headers: HeaderMap) -> (Opened, Option<HeaderValue>) {
+    /// Sends an opening request and reads its answer; `refused` says so where a login is wanted, which tells nothing
+    /// of the era.
+    async fn ask(
+        &self,
+        body: Bytes,
+        headers: HeaderMap,
+        refused: &mut Option<String>,
+    ) -> (Opened, Option<HeaderValue>) {
         let response = match self.endpoint.send(Method::POST, headers, body).await {
             Ok(response) => response,
             Err(lost) => return (Opened::Gone(lost.why), None),
         };
+        if let Some(lost) = self.endpoint.wants_login(&response) {
+            *refused = Some(lost.why.clone());
+            return (Opened::Gone(lost.why), None);
+        }
         let session = response.headers().get(SESSION).cloned();
         let status = response.status().as_u16();
         let heard = match self.endpoint.first_response(response).await {
@@ -170,18 +201,71 @@ impl Connector {
     }
 }
 
+impl Upstream {
+    /// The logins at it, where it can have any.
+    pub(crate) fn authorization(&self) -> Option<&Arc<Authorization>> {
+        match &self.connector {
+            super::Connector::Http(connector) => connector.endpoint.authorization.as_ref(),
+            super::Connector::Stdio(_) => None,
+            #[cfg(test)]
+            super::Connector::Script(_) => None,
+        }
+    }
+}
+
 impl Endpoint {
-    /// Sends one HTTP request and waits for the head of its answer.
+    /// Sends one HTTP request and waits for the head of its answer. What was refused with a token that could be
+    /// replaced is sent once more.
     async fn send(
         &self,
         method: Method,
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Incoming>, Lost> {
+        let Some(authorization) = &self.authorization else {
+            return self.send_once(method, headers, body, None).await;
+        };
+        let Some(tokens) = authorization.to_send().await else {
+            let response = self.send_once(method, headers, body, None).await?;
+            if let Some(challenge) = Challenge::of(response.status(), response.headers()) {
+                authorization.note(None, challenge);
+            }
+            return Ok(response);
+        };
+        let sending = self.send_once(method.clone(), headers.clone(), body.clone(), Some(&tokens));
+        let response = sending.await?;
+        let Some(challenge) = Challenge::of(response.status(), response.headers()) else {
+            return Ok(response);
+        };
+        let Some(newer) = authorization.instead(&tokens, challenge).await else { return Ok(response) };
+        let response = self.send_once(method, headers, body, Some(&newer)).await?;
+        if let Some(challenge) = Challenge::of(response.status(), response.headers()) {
+            authorization.note(Some(&newer), challenge);
+        }
+        Ok(response)
+    }
+
+    /// What an answer says that wants a login.
+    fn wants_login(&self, response: &Response<Incoming>) -> Option<Lost> {
+        let authorization = self.authorization.as_ref()?;
+        let challenge = Challenge::of(response.status(), response.headers())?;
+        Some(Lost::nonsense(authorization.wanted(&challenge)))
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: Bytes,
+        tokens: Option<&Tokens>,
+    ) -> Result<Response<Incoming>, Lost> {
         let mut request = HttpRequest::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = headers;
+        if let Some(bearer) = tokens.and_then(Tokens::bearer) {
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        }
         self.client.request(request).await
     }
 
@@ -358,6 +442,9 @@ impl Instance {
     async fn post_once(&self, message: Outgoing) -> Result<(), Lost> {
         let headers = extend(self.headers.clone(), message.headers);
         let response = self.endpoint.send(Method::POST, headers, message.body).await?;
+        if let Some(lost) = self.endpoint.wants_login(&response) {
+            return Err(Lost::new(Sent::No, lost.why));
+        }
         let status = response.status();
         self.endpoint.collect(response).await?;
         if status.is_success() {

@@ -4,7 +4,7 @@
 //! `;`, each a word and milliseconds: `reply 100`, `progress 50`, `ask 0` (which waits for its answer), `hang`,
 //! `lose-no 0`, `lose-maybe 0`.
 
-use super::{Heard, Lost, Sent};
+use super::{Heard, Lost, Sent, Upstream};
 use seawall_proto::{
     Ask, Message, Raw, ReplySlot, Request,
     era::peer::{Peer, Topic},
@@ -21,6 +21,14 @@ use tokio::{
 
 /// What happened at a script, in order.
 pub(crate) type Record = Arc<Mutex<Vec<String>>>;
+
+impl Upstream {
+    /// What happened at a script.
+    pub(crate) fn record(&self) -> Vec<String> {
+        let super::Connector::Script(connector) = &self.connector else { return Vec::new() };
+        connector.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Connector {

@@ -97,7 +97,7 @@ pub(super) async fn logs(
     *guard::json(StatusCode::OK, json!({"lines": lines, "cursor": cursor.join(",")}).to_string())
 }
 
-fn unknown(name: &str) -> Response<Body> {
+pub(super) fn unknown(name: &str) -> Response<Body> {
     let text = format!("no server is named {name:?}; `seawall status` shows those there are");
     *guard::json(StatusCode::NOT_FOUND, json!({"error": text}).to_string())
 }

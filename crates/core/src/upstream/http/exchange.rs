@@ -151,6 +151,9 @@ impl Exchange {
                     let answered = sending.await;
                     self.step = None;
                     let response = answered.inspect_err(|lost| self.sent = lost.sent)?;
+                    if let Some(lost) = self.instance.endpoint.wants_login(&response) {
+                        return Err(lost);
+                    }
                     if response.status() == StatusCode::NOT_FOUND && self.instance.session.is_some() {
                         return Err(self.forgotten("its session had expired"));
                     }
