@@ -13,17 +13,21 @@
 
 mod answer;
 mod client;
+mod command;
 mod daemon;
 mod http;
 mod process;
+mod provision;
 mod sse;
 mod upstream;
 
 pub use answer::{Answer, Listing};
 pub use client::{Call, Client, Era, request_text};
+pub use command::{Said, at, seawall};
 pub use daemon::{Daemon, caller, free_address};
 pub use http::{JSON, Response, send};
 pub use process::{Process, binary};
+pub use provision::provisioned;
 pub use upstream::{Listening, Misbehave, Record, Transport, Upstream, misbehave_command, quoted, well};
 
 use std::time::Duration;

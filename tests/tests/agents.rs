@@ -6,8 +6,8 @@
 )]
 
 use seawall_tests::{
-    Client, Daemon, Era, PATIENCE, Process, Transport, Upstream, binary, caller, eventually, note, quoted,
-    within,
+    Client, Daemon, Era, PATIENCE, Process, Transport, Upstream, binary, caller, eventually, note,
+    provisioned, quoted, within,
 };
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -103,19 +103,6 @@ enum Way {
     Http,
     /// By the command `seawall stdio`. A token is not passed on by every agent, so none is needed.
     Bridge,
-}
-
-/// A provisioned file.
-fn provisioned(below: &str) -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it lies in the workspace");
-    let root = std::env::var_os("SEAWALL_PROVISION").map(PathBuf::from);
-    let path = root.unwrap_or_else(|| workspace.join("target/provision")).join(below);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo xtask test`, which provisions the agents",
-        path.display()
-    );
-    path
 }
 
 /// The model that every agent speaks to. Dropped, it is ended.
@@ -237,8 +224,8 @@ async fn uses_the_tools(agent: &Agent, way: Way) {
     let token = token.map(|token| ("SEAWALL_TOKEN", token.to_owned()));
     let variables: Vec<_> = variables.chain(token).collect();
     let began = Instant::now();
-    let program = provisioned("agents/bin").join(agent.program);
-    let output = home.run(&program, agent.arguments, &variables).await;
+    let program = provisioned(&format!("agents/bin/{}", agent.program));
+    let output = home.run(Path::new(&program), agent.arguments, &variables).await;
     note(&format!("{}, {way:?}: it ran for {:?}", agent.client, began.elapsed()));
 
     let (printed, requests) = (printed(&output), model.requests());

@@ -4,15 +4,13 @@
 
 use rustix::process::Signal;
 use seawall_tests::{
-    Client, Daemon, Era, PATIENCE, Transport, Upstream, binary, caller, eventually, misbehave_command, send,
-    well, within,
+    Client, Daemon, Era, Said, Transport, Upstream, at, caller, eventually, misbehave_command, seawall, send,
+    well,
 };
 use serde_json::{Value, json};
 use std::fs;
-use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::process::Command;
 
 /// How soon something must show that has no reason to wait.
 const SOON: Duration = Duration::from_secs(10);
@@ -195,41 +193,6 @@ async fn a_restarted_daemon_lists_from_memory_what_a_silent_server_offers() {
         assert_eq!(listing.names, known.names, "{era:?}");
         assert!(listing.elapsed < Duration::from_secs(1), "{era:?}: the list took {:?}", listing.elapsed);
     }
-}
-
-/// What a run of the command line came to.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    output: String,
-    error: String,
-}
-
-impl Said {
-    /// The one JSON value that it printed.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-/// Runs the command line in an empty home.
-async fn seawall(arguments: &[&str]) -> Said {
-    let home = directory();
-    let mut command = Command::new(binary("seawall"));
-    command.args(arguments).env_clear().env("HOME", home.path()).current_dir(home.path());
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = within(&format!("seawall {}", arguments.join(" ")), PATIENCE, command.output()).await;
-    let output = output.expect("a program that has been built can be run");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what is printed is UTF-8");
-    Said { code: output.status.code().unwrap_or(-1), output: text(output.stdout), error: text(output.stderr) }
-}
-
-/// Runs a verb with the configuration of a daemon.
-async fn at(daemon: &Daemon, arguments: &[&str]) -> Said {
-    let file = daemon.configuration();
-    let file = file.to_str().expect("temporary paths are UTF-8");
-    let (verb, rest) = arguments.split_first().expect("there is a verb");
-    seawall(&[&[*verb, "--config", file][..], rest].concat()).await
 }
 
 /// A directory with a configuration file, and the path of that.

@@ -3,48 +3,12 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use seawall_tests::{
-    Client, Daemon, PATIENCE, Process, Transport, Upstream, binary, caller, eventually, free_address,
-    misbehave_command, send, well, within,
+    Client, Daemon, PATIENCE, Process, Transport, Upstream, at, binary, caller, eventually, free_address,
+    misbehave_command, seawall, send, well,
 };
 use serde_json::{Value, json};
-use std::{fs, net::TcpListener, process::Stdio};
+use std::{fs, net::TcpListener};
 use tempfile::TempDir;
-use tokio::process::Command;
-
-/// What a run of the command line came to.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    output: String,
-    error: String,
-}
-
-impl Said {
-    /// The one JSON value that it printed.
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-/// Runs the command line in an empty home.
-async fn seawall(arguments: &[&str]) -> Said {
-    let home = directory();
-    let mut command = Command::new(binary("seawall"));
-    command.args(arguments).env_clear().env("HOME", home.path()).current_dir(home.path());
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = within(&format!("seawall {}", arguments.join(" ")), PATIENCE, command.output()).await;
-    let output = output.expect("a program that has been built can be run");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what is printed is UTF-8");
-    Said { code: output.status.code().unwrap_or(-1), output: text(output.stdout), error: text(output.stderr) }
-}
-
-/// Runs a verb with the configuration of a daemon.
-async fn at(daemon: &Daemon, arguments: &[&str]) -> Said {
-    let file = daemon.configuration();
-    let file = file.to_str().expect("temporary paths are UTF-8");
-    let (verb, rest) = arguments.split_first().expect("there is a verb");
-    seawall(&[&[*verb, "--config", file][..], rest].concat()).await
-}
 
 fn directory() -> TempDir {
     tempfile::tempdir().expect("there is room for temporary files")

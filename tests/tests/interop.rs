@@ -3,13 +3,14 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use seawall_tests::{
-    Client, Daemon, Era, PATIENCE, Process, binary, eventually, free_address, note, quoted, within,
+    Client, Daemon, Era, PATIENCE, Process, binary, eventually, free_address, note, provisioned, quoted,
+    within,
 };
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -52,48 +53,22 @@ impl Server {
     }
 }
 
-/// The provisioned programs.
-struct Provision(PathBuf);
+fn node() -> String {
+    provisioned("npm/bin/node")
+}
 
-impl Provision {
-    fn find() -> Self {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it lies in the workspace");
-        let root = std::env::var_os("SEAWALL_PROVISION").map(PathBuf::from);
-        Self(root.unwrap_or_else(|| workspace.join("target/provision")))
-    }
+/// The script of a reference server.
+fn reference(name: &str) -> String {
+    provisioned(&format!("npm/node_modules/@modelcontextprotocol/server-{name}/dist/index.js"))
+}
 
-    fn path(&self, below: &str) -> String {
-        let path = self.0.join(below);
-        assert!(
-            path.exists(),
-            "{} is missing: run `cargo xtask test`, which provisions the servers and clients",
-            path.display()
-        );
-        path.into_os_string().into_string().expect("paths of builds are UTF-8")
-    }
-
-    fn node(&self) -> String {
-        self.path("npm/bin/node")
-    }
-
-    fn node_modules(&self) -> String {
-        self.path("npm/node_modules")
-    }
-
-    /// The script of a reference server.
-    fn script(&self, name: &str) -> String {
-        self.path(&format!("npm/node_modules/@modelcontextprotocol/server-{name}/dist/index.js"))
-    }
-
-    fn python(&self, program: &str) -> String {
-        self.path(&format!("python/bin/{program}"))
-    }
+fn python(program: &str) -> String {
+    provisioned(&format!("python/bin/{program}"))
 }
 
 /// All six servers behind one daemon.
 struct Scene {
     daemon: Daemon,
-    provision: Provision,
     /// The process of [`REMOTE`].
     remote: Process,
     remote_at: SocketAddr,
@@ -103,7 +78,6 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
-        let provision = Provision::find();
         let directory = tempfile::tempdir().expect("there is room for temporary files");
         let below = |name: &str| {
             let path = directory.path().join(name);
@@ -116,24 +90,24 @@ impl Scene {
         make_repository(&repository).await;
         below("remote");
         let remote_at = free_address();
-        let remote = start_remote(&provision, remote_at, directory.path()).await;
+        let remote = start_remote(remote_at, directory.path()).await;
 
-        let node = provision.node();
+        let node = node();
         let config = [
-            stdio("everything", &node, &[&provision.script("everything")], ""),
+            stdio("everything", &node, &[&reference("everything")], ""),
             table(REMOTE, &format!("url = \"http://{remote_at}/mcp\"")),
-            stdio("files", &node, &[&provision.script("filesystem"), &files], ""),
+            stdio("files", &node, &[&reference("filesystem"), &files], ""),
             stdio(
                 "memory",
                 &node,
-                &[&provision.script("memory")],
+                &[&reference("memory")],
                 &format!("env = {{ MEMORY_FILE_PATH = {} }}", quoted(memory)),
             ),
-            stdio("git", &provision.python("mcp-server-git"), &["--repository", &repository], ""),
-            stdio("time", &provision.python("mcp-server-time"), &["--local-timezone", "UTC"], ""),
+            stdio("git", &python("mcp-server-git"), &["--repository", &repository], ""),
+            stdio("time", &python("mcp-server-time"), &["--local-timezone", "UTC"], ""),
         ];
         let daemon = Daemon::start(&config.concat()).await;
-        let scene = Self { daemon, provision, remote, remote_at, servers: servers(&repository), directory };
+        let scene = Self { daemon, remote, remote_at, servers: servers(&repository), directory };
         scene.until_all_are_known().await;
         scene
     }
@@ -177,7 +151,7 @@ impl Scene {
     /// it has to be gone first.
     async fn restart_remote(&mut self) {
         self.remote.ended().await;
-        self.remote = start_remote(&self.provision, self.remote_at, self.directory.path()).await;
+        self.remote = start_remote(self.remote_at, self.directory.path()).await;
     }
 
     fn server(&self, name: &str) -> &Server {
@@ -270,12 +244,11 @@ fn pid(number: u64) -> Pid {
 }
 
 /// The everything server over HTTP; its output goes below `directory`.
-async fn start_remote(provision: &Provision, address: SocketAddr, directory: &Path) -> Process {
-    let arguments = [provision.script("everything"), "streamableHttp".to_owned()];
+async fn start_remote(address: SocketAddr, directory: &Path) -> Process {
+    let arguments = [reference("everything"), "streamableHttp".to_owned()];
     let port = address.port().to_string();
     let directory = directory.join("remote");
-    let process =
-        Process::run("everything over HTTP", provision.node(), arguments, &[("PORT", &port)], &directory);
+    let process = Process::run("everything over HTTP", node(), arguments, &[("PORT", &port)], &directory);
     eventually("the remote server listens", START, async || TcpStream::connect(address).await.is_ok()).await;
     process
 }
@@ -320,20 +293,19 @@ impl Sdk {
         Self { name, command }
     }
 
-    fn all(provision: &Provision) -> Vec<Self> {
+    fn all() -> Vec<Self> {
         let script = |name: &str| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name);
             path.into_os_string().into_string().expect("paths of builds are UTF-8")
         };
         let typescript = |name, sdk: &str, era: &str| {
             let arguments = [&script("client.mjs"), "--sdk", sdk, "--era", era];
-            let mut client = Self::new(name, provision.node(), arguments);
-            client.command.env("NODE_PATH", provision.node_modules());
+            let mut client = Self::new(name, node(), arguments);
+            client.command.env("NODE_PATH", provisioned("npm/node_modules"));
             client
         };
-        let python = |name, era: &str| {
-            Self::new(name, provision.python("python"), [&script("client.py"), "--era", era])
-        };
+        let python =
+            |name, era: &str| Self::new(name, python("python"), [&script("client.py"), "--era", era]);
         let rmcp = |name, era: &str| Self::new(name, binary("rmcp-client"), ["--era", era]);
         vec![
             typescript("the TypeScript SDK v1, legacy", "v1", "legacy"),
@@ -378,7 +350,7 @@ async fn every_client_sees_and_calls_the_tools_of_every_server() {
     }
 
     let url = scene.daemon.url("/mcp");
-    for sdk in Sdk::all(&scene.provision) {
+    for sdk in Sdk::all() {
         let (name, began) = (sdk.name, Instant::now());
         let lines = sdk.lines(&url, &scene.servers).await;
         assert_eq!(lines.len(), 1 + scene.servers.len(), "{name}: {lines:#?}");

@@ -8,7 +8,7 @@
 //!   upstream that sends them with the call.
 #![expect(clippy::disallowed_methods, reason = "the clients are programs that the test itself runs")]
 
-use seawall_tests::{Daemon, Era, Listening, Transport, Upstream, note, quoted, within};
+use seawall_tests::{Daemon, Era, Listening, Transport, Upstream, note, provisioned, quoted, within};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,19 +28,6 @@ struct Sdk {
     name: &'static str,
     program: String,
     arguments: Vec<String>,
-}
-
-/// A path below the provisioned programs.
-fn provisioned(below: &str) -> String {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it lies in the workspace");
-    let root = std::env::var_os("SEAWALL_PROVISION").map(PathBuf::from);
-    let path = root.unwrap_or_else(|| workspace.join("target/provision")).join(below);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo xtask test`, which provisions the clients",
-        path.display()
-    );
-    text_of(path)
 }
 
 fn script(name: &str) -> String {

@@ -5,6 +5,7 @@ use crate::{
     call::{Call, Endpoint, auth::Caller},
     catalog::{self, Listing, Offer},
     conversation::Conversation,
+    groups::View,
     life::Task,
     time::Deadline,
     upstream::{Failure, Upstream, Wanted},
@@ -37,6 +38,9 @@ const FRESH: Duration = Duration::from_millis(250);
 const PAGES: usize = 1000;
 /// How long a modern client may keep a list; changes are told besides.
 const TTL_MS: u64 = 60_000;
+
+/// An upstream and what it offers.
+type Known<'a> = (&'a Arc<Upstream>, Arc<Listing>);
 
 /// A list of tools, and how it came.
 #[derive(Clone, Debug)]
@@ -280,16 +284,10 @@ impl Gateway {
 
     async fn list_all(self: &Arc<Self>, call: &Call) -> Reply {
         self.until_known(call, FIRST_LIST, |_| true).await;
-        let fingerprint = catalog::fingerprint(call.request.face());
         let view = self.view(&call.endpoint, &call.caller);
+        let (listings, missing) = self.listings(call, &view);
         let mut tools = String::new();
-        let mut missing: BTreeMap<String, String> =
-            view.waiting().map(|(name, why)| (name.to_owned(), why)).collect();
-        for upstream in view.upstreams() {
-            let Some(listing) = self.catalog.listing(upstream.name(), &fingerprint) else {
-                missing.insert(upstream.name().to_string(), self.why_missing(upstream));
-                continue;
-            };
+        for (upstream, listing) in listings {
             for tool in &listing.tools {
                 if view.shows(upstream.name(), &tool.declared.name) {
                     push_item(&mut tools, &cross::fitting(call.request.wire(), tool.listed()));
@@ -308,16 +306,10 @@ impl Gateway {
                 || listing.offer.fault(list).is_some()
         };
         self.until_known(call, FIRST_LIST, known).await;
-        let fingerprint = catalog::fingerprint(call.request.face());
         let view = self.view(&call.endpoint, &call.caller);
+        let (listings, mut missing) = self.listings(call, &view);
         let (mut items, mut seen) = (String::new(), HashSet::new());
-        let mut missing: BTreeMap<String, String> =
-            view.waiting().map(|(name, why)| (name.to_owned(), why)).collect();
-        for upstream in view.upstreams() {
-            let Some(listing) = self.catalog.listing(upstream.name(), &fingerprint) else {
-                missing.insert(upstream.name().to_string(), self.why_missing(upstream));
-                continue;
-            };
+        for (upstream, listing) in listings {
             match listing.offer.items(list) {
                 Some(offered) => {
                     for item in offered.iter().filter(|item| seen.insert(Arc::clone(&item.public))) {
@@ -378,6 +370,21 @@ impl Gateway {
         };
         let patience = Deadline::after(call.limit.unwrap_or(longest).min(longest));
         let _ = patience.bound(all_known).await;
+    }
+
+    /// What is known of the upstreams that a caller sees, in their order, and why nothing is of the others.
+    fn listings<'a>(&self, call: &Call, view: &'a View<'_>) -> (Vec<Known<'a>>, BTreeMap<String, String>) {
+        let fingerprint = catalog::fingerprint(call.request.face());
+        let mut missing: BTreeMap<String, String> =
+            view.waiting().map(|(name, why)| (name.to_owned(), why)).collect();
+        let mut listings = Vec::new();
+        for upstream in view.upstreams() {
+            match self.catalog.listing(upstream.name(), &fingerprint) {
+                Some(listing) => listings.push((upstream, listing)),
+                None => drop(missing.insert(upstream.name().to_string(), self.why_missing(upstream))),
+            }
+        }
+        (listings, missing)
     }
 
     fn why_missing(&self, upstream: &Upstream) -> String {

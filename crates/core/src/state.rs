@@ -3,7 +3,8 @@
 pub use seawall_jobs::Holder;
 use seawall_jobs::{StateLock, Store, StoreError};
 pub use seawall_proc::{Detached, start_detached};
-use std::{net::SocketAddr, path::Path};
+use std::{fs::Permissions, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
+use tokio::fs;
 
 /// The daemon that holds a state directory, if one does.
 ///
@@ -11,6 +12,19 @@ use std::{net::SocketAddr, path::Path};
 /// When the directory cannot be read.
 pub fn holder(directory: &Path) -> Result<Option<Holder>, String> {
     seawall_jobs::state::find(directory).map_err(|error| error.to_string())
+}
+
+/// Makes a directory for its owner alone, or closes an empty one to others, as the daemon does with its own: what is
+/// put into a state directory before that must not open it.
+///
+/// # Errors
+/// When it cannot be made or read.
+pub async fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
+    if fs::read_dir(directory).await?.next_entry().await?.is_none() {
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).await?;
+    }
+    Ok(())
 }
 
 /// The state directory of a running daemon, locked for as long as this lives.

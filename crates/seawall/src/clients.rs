@@ -6,7 +6,7 @@ pub(crate) mod change;
 pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod file;
-mod secret;
+pub(crate) mod secret;
 mod table;
 
 use edit::{Fields, Shape};

@@ -77,7 +77,7 @@ impl Audience {
     pub(super) fn knows_level(&self, conversation: &str, upstream: &str, instance: &Instance) -> bool {
         let sessions = self.lock();
         let told = sessions.get(conversation).and_then(|session| session.level.as_ref());
-        told.is_some_and(|(_, told)| told.get(upstream).is_some_and(|told| is_same(told, instance)))
+        told.is_some_and(|(_, told)| told.get(upstream).is_some_and(|told| told.is(instance)))
     }
 
     /// The session's level for an instance that has not been told; from now on it has.
@@ -89,7 +89,7 @@ impl Audience {
     ) -> Option<Arc<str>> {
         let mut sessions = self.lock();
         let (level, told) = sessions.get_mut(conversation)?.level.as_mut()?;
-        if told.get(upstream).is_some_and(|told| is_same(told, instance)) {
+        if told.get(upstream).is_some_and(|told| told.is(instance)) {
             return None;
         }
         told.insert(Arc::clone(upstream), instance.clone());
@@ -129,15 +129,6 @@ impl Audience {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether two are one, not only alike.
-fn is_same(a: &Instance, b: &Instance) -> bool {
-    match (a, b) {
-        (Instance::Stdio(a), Instance::Stdio(b)) => Arc::ptr_eq(a, b),
-        (Instance::Http(a), Instance::Http(b)) => Arc::ptr_eq(a, b),
-        _ => false,
     }
 }
 

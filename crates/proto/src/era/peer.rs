@@ -301,20 +301,24 @@ impl Peer {
         let Some(result) = response.result() else {
             return Reply { body: response.answering(id.as_str(), None), kind: ReplyKind::Error(0) };
         };
-        let kind = match (self.wire.kind, result_type(&result).as_deref()) {
+        let Ok(members) = Members::parse(result.as_str()) else {
+            return Reply { body: response.answering(id.as_str(), None), kind: ReplyKind::Result };
+        };
+        let kind = match (self.wire.kind, members.string("resultType").as_deref()) {
             (Kind::Modern, Some("input_required")) => ReplyKind::Ask,
             (Kind::Modern, Some("task")) => ReplyKind::Task,
             _ => ReplyKind::Result,
         };
+        let text = as_text(&members);
+        let text = text.as_deref().map(|text| ("content", Some(text)));
         let crossed = match (self.wire.kind, request.wire.kind) {
-            (Kind::Legacy, Kind::Modern) => Some(to_modern(&result, request, self.server.as_ref())),
-            (Kind::Modern, Kind::Legacy) if kind == ReplyKind::Result => Some(to_legacy(&result, request)),
+            (Kind::Legacy, Kind::Modern) => Some(to_modern(&members, request, self.server.as_ref(), text)),
+            (Kind::Modern, Kind::Legacy) if kind == ReplyKind::Result => {
+                Some(to_legacy(&members, request, text))
+            }
             (Kind::Modern, Kind::Legacy) => return self.untranslatable(request),
-            _ => None,
+            _ => resubscribed(request, &members, &id).or_else(|| text.map(|text| members.edited(&[text]))),
         };
-        let crossed = crossed.or_else(|| resubscribed(request, &result, &id));
-        let spoken = with_text(crossed.as_deref().unwrap_or_else(|| result.as_str()));
-        let crossed = spoken.or(crossed);
         if crossed.is_none() && response.id().as_ref() == Some(&id) {
             return Reply { body: response.body().clone(), kind };
         }
@@ -440,9 +444,16 @@ pub(super) fn cacheable(method: &str) -> bool {
     )
 }
 
-fn to_modern(result: &Raw, request: &Request, server: Option<&Raw>) -> String {
-    let Ok(members) = Members::parse(result.as_str()) else { return result.as_str().to_owned() };
-    let mut edits: Vec<(&str, Option<&str>)> = Vec::with_capacity(4);
+/// A member of a result with its new value, or to be left out.
+type Edit<'a> = (&'a str, Option<&'a str>);
+
+fn to_modern(
+    members: &Members<'_>,
+    request: &Request,
+    server: Option<&Raw>,
+    text: Option<Edit<'_>>,
+) -> String {
+    let mut edits: Vec<Edit<'_>> = Vec::with_capacity(5);
     edits.push(("resultType", Some("\"complete\"")));
     let tools = members.get("tools").filter(|_| request.method() == "tools/list");
     let tools = tools.and_then(|tools| cross::tools_for(&request.wire, tools));
@@ -460,15 +471,13 @@ fn to_modern(result: &Raw, request: &Request, server: Option<&Raw>) -> String {
     if let Some(meta) = &meta {
         edits.push(("_meta", Some(meta)));
     }
+    edits.extend(text);
     members.edited(&edits)
 }
 
-fn to_legacy(result: &Raw, request: &Request) -> String {
-    let spoken = with_text(result.as_str());
-    let result = spoken.as_deref().unwrap_or_else(|| result.as_str());
-    let Ok(members) = Members::parse(result) else { return result.to_owned() };
-    let mut edits: Vec<(&str, Option<&str>)> =
-        vec![("resultType", None), ("ttlMs", None), ("cacheScope", None)];
+fn to_legacy(members: &Members<'_>, request: &Request, text: Option<Edit<'_>>) -> String {
+    let mut edits: Vec<Edit<'_>> = vec![("resultType", None), ("ttlMs", None), ("cacheScope", None)];
+    edits.extend(text);
     // The older schemas allow an object only; the same facts are in `content`.
     if members.get("structuredContent").is_some_and(|content| !content.starts_with('{')) {
         edits.push(("structuredContent", None));
@@ -482,39 +491,23 @@ fn to_legacy(result: &Raw, request: &Request) -> String {
 }
 
 /// The result that ends a stream of changes names its subscription, which is the request's id: the caller's own.
-fn resubscribed(request: &Request, result: &Raw, id: &Raw) -> Option<String> {
+fn resubscribed(request: &Request, members: &Members<'_>, id: &Raw) -> Option<String> {
     if request.method() != "subscriptions/listen" {
         return None;
     }
-    let members = Members::parse(result.as_str()).ok()?;
     let meta = Members::parse(members.get("_meta")?).ok()?;
     meta.get(META_SUBSCRIPTION)?;
     Some(members.edited(&[("_meta", Some(&meta.edited(&[(META_SUBSCRIPTION, Some(id.as_str()))])))]))
 }
 
-/// A result whose facts are in `structuredContent` alone, with the same as text: some clients show their model only the
-/// one, some only the other.
-fn with_text(result: &str) -> Option<String> {
-    if !result.contains("\"structuredContent\"") {
-        return None;
-    }
-    let members = Members::parse(result).ok()?;
+/// The `content` of a result whose facts are in `structuredContent` alone: some clients show their model only the one,
+/// some only the other.
+fn as_text(members: &Members<'_>) -> Option<String> {
     let structured = members.get("structuredContent")?;
     if members.get("content").is_some_and(|content| !content.trim_matches(['[', ']', ' ']).is_empty()) {
         return None;
     }
-    let content = serde_json::json!([{"type": "text", "text": structured}]).to_string();
-    Some(members.edited(&[("content", Some(&content))]))
-}
-
-/// The `resultType` of a result, read without a full parse where it has none.
-fn result_type(result: &Raw) -> Option<String> {
-    // Almost every result is complete: the words that would say otherwise are looked for before anything is parsed.
-    let text = result.as_str();
-    if !text.contains("\"input_required\"") && !text.contains("\"task\"") {
-        return None;
-    }
-    Some(Members::parse(result.as_str()).ok()?.string("resultType")?.into_owned())
+    Some(serde_json::json!([{"type": "text", "text": structured}]).to_string())
 }
 
 /// The minted id a notification names.
@@ -535,8 +528,9 @@ fn about_span(message: &Message, topic: Topic) -> Option<Span> {
     Some(span(message.body(), value))
 }
 
-/// A header's value: as it is where it is plain ASCII, else wrapped as the specification says.
-fn header_value(text: &str) -> String {
+/// A text as a header's value: as it is where it is plain ASCII, else wrapped as the specification says (2026-07-28,
+/// basic/transports).
+pub fn header_value(text: &str) -> String {
     let plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && text.trim() == text;
     let wrapped = text.starts_with("=?base64?") && text.ends_with("?=");
     if plain && !wrapped { text.to_owned() } else { format!("=?base64?{}?=", STANDARD.encode(text)) }

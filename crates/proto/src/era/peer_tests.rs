@@ -148,3 +148,11 @@ fn facts_that_are_structured_only_are_said_in_words_too() {
         assert_eq!(body, response);
     }
 }
+
+#[test]
+fn headers_hold_any_name() {
+    assert_eq!(header_value("well__echo"), "well__echo");
+    assert_eq!(header_value("é"), "=?base64?w6k=?=");
+    assert_eq!(header_value(" x"), "=?base64?IHg=?=");
+    assert_eq!(header_value("=?base64?eA==?="), "=?base64?PT9iYXNlNjQ/ZUE9PT89?=");
+}

@@ -100,13 +100,17 @@ impl DaemonClient {
         self.json(response).await
     }
 
-    /// POSTs to something of the daemon's own.
+    /// Has the daemon do something, and gives what came of it.
     ///
     /// # Errors
-    /// As [`DaemonClient::ask`].
+    /// As [`DaemonClient::ask`], and the daemon's own error.
     pub(super) async fn post(&self, path: &str) -> Result<Value, Failure> {
         let response = self.send(self.request(Method::POST, path, Bytes::from_static(b"{}"))).await?;
-        self.json(response).await
+        let answer = self.json(response).await?;
+        match answer["error"].as_str() {
+            Some(error) => Err(Failure::new(Exit::Failed, error)),
+            None => Ok(answer),
+        }
     }
 
     fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {

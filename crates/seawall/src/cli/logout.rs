@@ -18,9 +18,6 @@ pub(crate) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let client = DaemonClient::find(&arguments.daemon).await?;
     let answer = client.post(&format!("/api/v1/upstreams/{}/logout", arguments.name)).await?;
-    if let Some(error) = answer["error"].as_str() {
-        return Err(Failure::new(Exit::Failed, error));
-    }
     if arguments.json {
         say!("{answer}");
     } else if answer["had_login"] == true {

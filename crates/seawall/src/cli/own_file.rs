@@ -4,13 +4,16 @@
 mod tests;
 
 use super::{Exit, Failure, sources};
-use crate::clients;
+use crate::clients::{
+    self,
+    file::{self, Snapshot},
+};
 use seawall_core::config::{self, Config, Kind, Note, Source, Sources, Upstream};
 use std::{
     path::{Path, PathBuf, absolute},
     time::Duration,
 };
-use tokio::{fs, io::AsyncWriteExt};
+use tokio::fs;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, RawString, Table, TableLike, TomlError, Value};
 
 /// The name of the file.
@@ -21,8 +24,7 @@ const SHOWN_IMPORT: &str = "#import = []";
 /// The file, as it was read and as it shall be.
 pub(super) struct OwnFile {
     path: PathBuf,
-    /// What it held; `None` where there is none yet.
-    before: Option<String>,
+    before: Snapshot,
     text: String,
 }
 
@@ -49,8 +51,8 @@ impl OwnFile {
             None if fs::try_exists(&here).await.unwrap_or(false) => here,
             named => location(named)?,
         };
-        let before = read_if_there(&path).await?;
-        let own = Self { path, text: before.clone().unwrap_or_default(), before };
+        let before = read(&path).await?;
+        let own = Self { path, text: text(&before)?.to_owned(), before };
         own.document()?;
         Ok(own)
     }
@@ -60,7 +62,7 @@ impl OwnFile {
     /// # Errors
     /// When it is there and cannot be read.
     pub(super) async fn replace(path: &Path) -> Result<Self, Failure> {
-        let before = read_if_there(path).await?;
+        let before = read(path).await?;
         Ok(Self { path: path.to_path_buf(), text: String::new(), before })
     }
 
@@ -71,7 +73,7 @@ impl OwnFile {
 
     /// Whether there is such a file already.
     pub(super) fn exists(&self) -> bool {
-        self.before.is_some()
+        self.before.bytes.is_some()
     }
 
     /// Puts another text in the place of all it holds.
@@ -106,11 +108,12 @@ impl OwnFile {
     pub(super) async fn imported(&self) -> Result<Vec<Source>, Failure> {
         let mut imported = Vec::new();
         for path in config::imports(&self.source(), &self.base()) {
-            let text = read_if_there(&path).await?.ok_or_else(|| {
+            let imports = read(&path).await?;
+            if imports.bytes.is_none() {
                 let text = format!("{} imports {}, which is not there", self.path.display(), path.display());
-                Failure::new(Exit::BadConfiguration, text)
-            })?;
-            imported.push(Source { path, text });
+                return Err(Failure::new(Exit::BadConfiguration, text));
+            }
+            imported.push(Source { path, text: text(&imports)?.to_owned() });
         }
         Ok(imported)
     }
@@ -193,7 +196,7 @@ impl OwnFile {
     /// Whether the file had, as it was read, a server with the same command and arguments, or the same URL, whatever
     /// its variables are called.
     pub(super) fn had_alike(&self, table: &Table) -> bool {
-        let before: Option<DocumentMut> = self.before.as_ref().and_then(|text| text.parse().ok());
+        let before: Option<DocumentMut> = self.before.text().ok().and_then(|text| text.parse().ok());
         let servers = before.as_ref().and_then(|before| before.get("servers")?.as_table_like());
         let mut known = servers.into_iter().flat_map(|servers| servers.iter());
         let wanted = reached(table);
@@ -238,18 +241,12 @@ impl OwnFile {
     /// # Errors
     /// When somebody else changed it meanwhile, or it cannot be written.
     pub(super) async fn save(&self) -> Result<(), Failure> {
-        if self.before.as_ref() == Some(&self.text) {
+        let text = Some(self.text.as_bytes());
+        if self.before.bytes.as_deref() == text {
             return Ok(());
         }
-        // A link stays one.
-        let path = fs::canonicalize(&self.path).await.unwrap_or_else(|_| self.path.clone());
-        if read_if_there(&path).await? != self.before {
-            let text = format!("{} was changed meanwhile; nothing was written", path.display());
-            return Err(Failure::new(Exit::Failed, text));
-        }
-        write(&path, &self.text).await.map_err(|error| {
-            Failure::new(Exit::Failed, format!("{} could not be written: {error}", path.display()))
-        })
+        let replaced = file::replace(&self.before, text, self.before.mode).await;
+        replaced.map_err(|error| Failure::new(Exit::Failed, error))
     }
 }
 
@@ -282,21 +279,12 @@ fn ended(text: &str) -> String {
     if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
 }
 
-async fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
-    match fs::read_to_string(path).await {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if fs::symlink_metadata(path).await.is_ok() {
-                let text = format!("{} is a symbolic link to a file that does not exist", path.display());
-                return Err(Failure::new(Exit::BadConfiguration, text));
-            }
-            Ok(None)
-        }
-        Err(error) => {
-            let text = format!("{} could not be read: {error}", path.display());
-            Err(Failure::new(Exit::BadConfiguration, text))
-        }
-    }
+async fn read(path: &Path) -> Result<Snapshot, Failure> {
+    file::read(path).await.map_err(|error| Failure::new(Exit::BadConfiguration, error))
+}
+
+fn text(file: &Snapshot) -> Result<&str, Failure> {
+    file.text().map_err(|error| Failure::new(Exit::BadConfiguration, error))
 }
 
 /// Adds to a list in the way its last element is written.
@@ -318,32 +306,6 @@ fn push(list: &mut Array, text: &str) {
         value.decor_mut().set_suffix(suffix);
     }
     list.push_formatted(value);
-}
-
-/// Puts a whole file in place. A new one is its owner's alone, for it may come to hold secrets.
-async fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).await?;
-    }
-    let old = fs::metadata(path).await.ok();
-    let new = path.with_file_name(format!(".{NAME}.{}.new", std::process::id()));
-    let written = async {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).await?;
-        file.write_all(text.as_bytes()).await?;
-        // What `sync_all` would swallow: the error of a write that was put off.
-        file.flush().await?;
-        if let Some(old) = old {
-            file.set_permissions(old.permissions()).await?;
-        }
-        file.sync_all().await?;
-        fs::rename(&new, path).await
-    }
-    .await;
-    if written.is_err() {
-        // It may never have come to be; the first error is the one to tell.
-        let _ = fs::remove_file(&new).await;
-    }
-    written
 }
 
 /// The table of a server in our own notation, with what is not at its default in `upstream`.

@@ -3,10 +3,9 @@
 
 use super::edit::Fragment;
 use super::file::{PRIVATE, digest};
+use seawall_core::state;
 use serde::{Deserialize, Serialize};
-use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::fs;
@@ -157,8 +156,8 @@ impl Backups {
             format!("no back-up could be made in {}: {error}", self.directory.display())
         };
         // The daemon takes a state directory that is open to others for somebody else's.
-        make_private(&self.state).await.map_err(wrong)?;
-        make_private(&self.directory).await.map_err(wrong)?;
+        state::make_private(&self.state).await.map_err(wrong)?;
+        state::make_private(&self.directory).await.map_err(wrong)?;
         let file = key_of(&record.file);
         // The time comes first, so that names sort by age.
         let stem = format!("{:020}-{file}", now());
@@ -294,15 +293,6 @@ impl Backups {
     fn path(&self, stem: &str, ending: &str) -> PathBuf {
         self.directory.join(format!("{stem}.{ending}"))
     }
-}
-
-/// Makes a directory, or closes an empty one to others.
-async fn make_private(directory: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await?;
-    if fs::read_dir(directory).await?.next_entry().await?.is_none() {
-        fs::set_permissions(directory, Permissions::from_mode(0o700)).await?;
-    }
-    Ok(())
 }
 
 /// What tells the back-ups of one file from those of another.

@@ -29,6 +29,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// A file that is not there; a new one is its owner's alone.
+    pub(crate) fn missing(path: PathBuf) -> Self {
+        Self { path, bytes: None, mode: PRIVATE, owner: None }
+    }
+
     /// Its text; empty where there is no such file.
     ///
     /// # Errors
@@ -62,7 +67,7 @@ pub(crate) async fn read(path: &Path) -> Result<Snapshot, String> {
                 return Err(wrong("is a symbolic link to a file that does not exist".to_owned()));
             }
             let path = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
-            return Ok(Snapshot { path, bytes: None, mode: PRIVATE, owner: None });
+            return Ok(Snapshot::missing(path));
         }
         Err(error) => return Err(wrong(format!("could not be read: {error}"))),
     };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// Members of which every value may be secret.
 const HOLDERS: [&str; 6] = ["env", "environment", "envs", "headers", "http_headers", "requestOptions"];
 /// What stands in the names of secrets.
-const WORDS: [&str; 5] = ["token", "key", "secret", "password", "authorization"];
+const WORDS: [&str; 7] = ["token", "key", "secret", "password", "passwd", "credential", "authorization"];
 /// Members that hold names of variables, which anybody may know.
 const NAMES: [&str; 3] = ["env_keys", "env_vars", "bearer_token_env_var"];
 /// What stands before a secret in a header.
@@ -54,7 +54,7 @@ fn walk(value: &Value, all: bool, found: &mut BTreeSet<String>) {
         Value::Object(members) => {
             for (key, value) in members {
                 if !NAMES.contains(&key.as_str()) {
-                    let holds = HOLDERS.contains(&key.as_str()) || (is_name(key) && is_text(value));
+                    let holds = HOLDERS.contains(&key.as_str()) || (tells(key) && is_text(value));
                     walk(value, all || holds, found);
                 }
             }
@@ -65,7 +65,7 @@ fn walk(value: &Value, all: bool, found: &mut BTreeSet<String>) {
             for element in elements {
                 walk(element, all || awaited, found);
                 let option = element.as_str().filter(|text| text.starts_with('-') && !text.contains('='));
-                awaited = option.is_some_and(is_name);
+                awaited = option.is_some_and(tells);
             }
         }
         Value::String(text) if all => add(text, found),
@@ -79,8 +79,8 @@ fn walk(value: &Value, all: bool, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Whether a name is one of a secret.
-fn is_name(name: &str) -> bool {
+/// Whether a name tells that what it names is secret.
+pub(crate) fn tells(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     WORDS.iter().any(|word| name.contains(word))
 }

@@ -56,6 +56,12 @@ impl Front {
         Err(refuse(StatusCode::FORBIDDEN, "FORBIDDEN: this is for callers whose `tools` are [\"*\"]"))
     }
 
+    /// Checks that an operator tells the daemon to do something, in JSON.
+    pub(super) fn check_command(&self, request: &axum::extract::Request) -> Result<(), Refusal> {
+        self.check_operator(request)?;
+        check_json(request)
+    }
+
     /// Checks everything, and says who calls.
     pub(super) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<Arc<Caller>, Refusal> {
         self.check_place(headers, uri)?;
@@ -116,6 +122,18 @@ fn host_name(place: &str) -> &str {
 fn is_loopback(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Checks that a request says that its body is JSON; browsers cannot say so to a foreign site without asking.
+pub(super) fn check_json(request: &axum::extract::Request) -> Result<(), Refusal> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_json = kind
+        .and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    if is_json {
+        return Ok(());
+    }
+    Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"))
 }
 
 /// A refusal in plain text.

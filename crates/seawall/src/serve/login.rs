@@ -20,11 +20,8 @@ pub(super) async fn begin(
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    if let Err(refusal) = front.check_operator(&request) {
+    if let Err(refusal) = front.check_command(&request) {
         return *refusal;
-    }
-    if !admin::is_json(&request) {
-        return *guard::refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json");
     }
     match front.gateway.begin_login(&name, &redirect(&front)).await {
         Ok(begun) => {
@@ -60,11 +57,8 @@ pub(super) async fn forget(
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    if let Err(refusal) = front.check_operator(&request) {
+    if let Err(refusal) = front.check_command(&request) {
         return *refusal;
-    }
-    if !admin::is_json(&request) {
-        return *guard::refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json");
     }
     match front.gateway.logout(&name).await {
         Ok(had) => *guard::json(StatusCode::OK, json!({"logged_out": name, "had_login": had}).to_string()),

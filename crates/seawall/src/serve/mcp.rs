@@ -3,7 +3,7 @@
 pub(super) mod session;
 mod stateless;
 
-use super::{Front, admin::is_json, guard, guard::Refusal, stream};
+use super::{Front, guard, guard::Refusal, stream};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
@@ -42,9 +42,7 @@ pub(super) async fn handle(front: &Arc<Front>, endpoint: Endpoint, request: Requ
 
 async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Result<Response<Body>, Refusal> {
     let caller = front.check(request.headers(), request.uri())?;
-    if !is_json(&request) {
-        return Err(guard::refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
-    }
+    guard::check_json(&request)?;
     if front.gateway.life().is_draining() {
         return Err(guard::refuse(StatusCode::SERVICE_UNAVAILABLE, "Seawall is stopping; try again shortly"));
     }

@@ -6,7 +6,6 @@
 
 use super::{
     Front,
-    admin::is_json,
     guard::{self, Refusal},
     mcp::{Door, accepted, last, read, refused, session::notified},
     stream,
@@ -180,9 +179,7 @@ async fn take(
     request: Request,
 ) -> Result<Response<Body>, Refusal> {
     let caller = front.check(request.headers(), request.uri())?;
-    if !is_json(&request) {
-        return Err(guard::refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
-    }
+    guard::check_json(&request)?;
     let session = query.get("session").and_then(|id| front.sse.get(id, &caller.name)).ok_or_else(|| {
         guard::refuse(StatusCode::NOT_FOUND, "Session not found; GET /sse opens another, and names its path")
     })?;

@@ -1,12 +1,11 @@
 //! Servers as they are copied: secrets stay behind, and variables take their places.
 
 use super::super::own_file;
+use crate::clients::secret::tells;
 use seawall_core::config::{ForeignServer, Kind, Secret};
 use std::collections::BTreeMap;
 use toml_edit::Table;
 
-/// Words by which a key is known to hold a secret.
-const SECRET: [&str; 7] = ["token", "key", "secret", "password", "passwd", "credential", "authorization"];
 /// The longest value that is too short for a secret, in bytes.
 const SHORT: usize = 3;
 
@@ -163,12 +162,6 @@ impl Copied {
         self.variables.entry(name.clone()).or_insert(secret);
         format!("${{{name}}}")
     }
-}
-
-/// Whether a name tells that what it names is secret.
-fn tells(name: &str) -> bool {
-    let folded = name.to_ascii_lowercase();
-    SECRET.iter().any(|word| folded.contains(word))
 }
 
 /// Whether a flag takes a header.

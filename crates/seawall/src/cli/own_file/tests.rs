@@ -4,7 +4,8 @@ use super::*;
 use seawall_core::config::Secret;
 
 fn own(text: &str) -> OwnFile {
-    OwnFile { path: PathBuf::from("/x/seawall.toml"), before: None, text: text.to_owned() }
+    let path = PathBuf::from("/x/seawall.toml");
+    OwnFile { before: Snapshot::missing(path.clone()), path, text: text.to_owned() }
 }
 
 fn imported(text: &str) -> String {
@@ -70,7 +71,8 @@ fn a_server_is_added_at_the_end_or_put_in_the_place_of_the_old_one() {
 fn a_server_is_known_by_how_it_is_reached() {
     let text =
         "[servers]\na = { command = \"one\", args = [\"b\"] }\n[servers.b]\nurl = \"https://h/?k=${A_K}\"\n";
-    let file = OwnFile { before: Some(text.to_owned()), ..own(text) };
+    let file = own(text);
+    let file = OwnFile { before: file.before.holding(Some(text.into())), ..file };
     assert!(file.had_alike(&stdio("one")) && !file.had_alike(&stdio("two")));
     let url =
         |url: &str| table(&Kind::Http { url: url.to_owned(), headers: Vec::new(), ca_file: None }, None);

@@ -1,7 +1,6 @@
 //! The daemon's endpoint as an HTTP client sees it.
 
 use crate::cli::{Exit, Failure};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Collected, Full, Limited};
@@ -10,7 +9,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use seawall_proto::sse::SseReader;
+use seawall_proto::{era::peer, sse::SseReader};
 use std::{error::Error, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -199,24 +198,7 @@ pub(super) async fn collect(response: Response<Incoming>) -> Result<Bytes, Strin
     collected.map(Collected::to_bytes).map_err(|error| error.to_string())
 }
 
-/// A text as a header's value: as it is where it is plain ASCII, else wrapped as the specification says.
+/// A text as a header's value, wrapped where it is no plain ASCII.
 pub(super) fn header_value(text: &str) -> HeaderValue {
-    let plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && text.trim() == text;
-    let wrapped = text.starts_with("=?base64?") && text.ends_with("?=");
-    let value =
-        if plain && !wrapped { text.to_owned() } else { format!("=?base64?{}?=", STANDARD.encode(text)) };
-    HeaderValue::try_from(value).expect("plain ASCII fits a header")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_hold_any_name() {
-        assert_eq!(header_value("well__echo"), "well__echo");
-        assert_eq!(header_value("é"), "=?base64?w6k=?=");
-        assert_eq!(header_value(" x"), "=?base64?IHg=?=");
-        assert_eq!(header_value("=?base64?eA==?="), "=?base64?PT9iYXNlNjQ/ZUE9PT89?=");
-    }
+    HeaderValue::try_from(peer::header_value(text)).expect("plain ASCII fits a header")
 }

@@ -7,13 +7,11 @@ use seawall_core::state::{self, Detached};
 use std::{
     ffi::OsString,
     io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
-    fs,
     sync::watch,
     time::{Instant, sleep},
 };
@@ -136,20 +134,10 @@ impl Start {
     }
 
     async fn run(&self, state: &Path) -> io::Result<Detached> {
-        make_private(state).await?;
+        state::make_private(state).await?;
         // Not where the client works: a `seawall.toml` there may be anybody's, and would be the daemon's.
         state::start_detached(&self.program, &self.arguments, &NOT_INHERITED, state, &log_of(state))
     }
-}
-
-/// Makes the state directory, or closes an empty one to others, as the daemon itself does: with the log in it, the
-/// daemon would take one that is open for somebody else's.
-async fn make_private(state: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).await?;
-    if fs::read_dir(state).await?.next_entry().await?.is_none() {
-        fs::set_permissions(state, std::fs::Permissions::from_mode(0o700)).await?;
-    }
-    Ok(())
 }
 
 /// Where a daemon that was started here writes what does not go to its own log.
