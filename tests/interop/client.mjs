@@ -5,6 +5,8 @@
 // --answer and --sample answer the server's questions, which print as  {"asked":"the method"}
 // --cancel-on-progress takes each call back once it has told of progress:  {"cancelled":true}
 // --until-changed calls a tool until the server has told that its tools changed:  {"changed":"tools"}
+// --until-updated subscribes to a resource, calls the tool that --by names until the server has told that the
+// resource changed, and takes the subscription back:  {"updated":"the URI"}
 // A refusal by the peer or a passed timeout is an answer and exits 0. A failed connection, or a reply that
 // the SDK cannot read, exits 1 with a message on standard error; bad usage exits 2.
 
@@ -15,10 +17,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 const USAGE =
   "usage: client.mjs --sdk v1|v2 --era legacy|modern --url URL [--bearer TOKEN]\n" +
   "                  [--timeout-ms N] [--progress] [--answer JSON] [--sample TEXT] [--cancel-on-progress]\n" +
-  "                  { --list | --call NAME [--arguments JSON] | --until-changed NAME }...";
+  "                  { --list | --call NAME [--arguments JSON] | --until-changed NAME |\n" +
+  "                    --until-updated URI --by NAME }...";
 const MODERN = "2026-07-28";
 const IDENTITY = { name: "seawall-interop", version: "1.0.0" };
-// The pause between two calls of --until-changed: the server may need a moment to tell.
+// The pause between two calls of --until-changed or --until-updated: the server may need a moment to tell.
 const AGAIN_MS = 200;
 
 // `require` rather than `import`: only it honours NODE_PATH, so the packages may live outside this folder.
@@ -77,6 +80,15 @@ function readArguments(words) {
       case "--until-changed":
         settings.operations.push({ untilChanged: value(flag) });
         break;
+      case "--until-updated":
+        settings.operations.push({ untilUpdated: value(flag) });
+        break;
+      case "--by": {
+        const last = settings.operations.at(-1);
+        if (last?.untilUpdated === undefined) throw new UsageError("--by follows an --until-updated");
+        last.by = value(flag);
+        break;
+      }
       case "--list":
         settings.operations.push({ list: true });
         break;
@@ -100,6 +112,9 @@ function readArguments(words) {
     throw new UsageError("the v1 SDK speaks only the legacy era");
   }
   if (settings.operations.length === 0) throw new UsageError("nothing to do: give --list or --call");
+  if (settings.operations.some(({ untilUpdated, by }) => untilUpdated !== undefined && by === undefined)) {
+    throw new UsageError("--until-updated needs a --by");
+  }
   return settings;
 }
 
@@ -139,7 +154,22 @@ function manners(settings) {
   return { options, questions: Object.keys(answers).map((method) => [method, answer(method)]) };
 }
 
-// Each SDK is reduced to what differs: how an era is asked for, and which errors are answers.
+// Subscribes to a resource by a request in the session; gives what takes the subscription back.
+async function subscribe(client, uri, options) {
+  await client.subscribeResource({ uri }, options);
+  return () => client.unsubscribeResource({ uri }, options);
+}
+
+// Subscribes to a resource on a stream of changes, which is closed to take that back.
+async function listen(client, uri, options) {
+  const subscription = await client.listen({ resourceSubscriptions: [uri] }, options);
+  const granted = subscription.honoredFilter.resourceSubscriptions ?? [];
+  if (!granted.includes(uri)) throw new Error(`the server does not tell of ${uri}`);
+  return () => subscription.close();
+}
+
+// Each SDK is reduced to what differs: how an era is asked for, how a resource is subscribed to, and which
+// errors are answers.
 
 function legacyOnlySdk() {
   const { Client } = load("@modelcontextprotocol/sdk/client/index.js");
@@ -154,6 +184,8 @@ function legacyOnlySdk() {
     Transport: StreamableHTTPClientTransport,
     client: (options) => new Client(IDENTITY, options),
     answer: (client, method, answer) => client.setRequestHandler(schemas[method], answer),
+    onUpdated: (client, told) => client.setNotificationHandler(types.ResourceUpdatedNotificationSchema, told),
+    watch: subscribe,
     // The SDK gives a lost connection the shape of a peer's error, with this code and text.
     isAnswer: (error) =>
       error instanceof McpError &&
@@ -182,6 +214,8 @@ function bothErasSdk(era) {
     Transport: StreamableHTTPClientTransport,
     client: (options) => new Client(IDENTITY, { ...options, versionNegotiation: { mode } }),
     answer: (client, method, answer) => client.setRequestHandler(method, answer),
+    onUpdated: (client, told) => client.setNotificationHandler("notifications/resources/updated", told),
+    watch: era === "modern" ? listen : subscribe,
     isAnswer: (error) =>
       error instanceof ProtocolError ||
       (error instanceof SdkError && error.code === SdkErrorCode.RequestTimeout),
@@ -196,6 +230,27 @@ function bothErasSdk(era) {
 
 const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
+// Calls a tool until the server has told something, which it may do at any time.
+async function callUntil(told, sdk, client, name, options) {
+  const deadline = Date.now() + options.timeout;
+  while (!told()) {
+    if (Date.now() > deadline) throw new Error(`no change was told within ${options.timeout} ms`);
+    await sdk.call(client, { name, arguments: {} }, options);
+    await sleep(AGAIN_MS);
+  }
+}
+
+async function callUntilUpdated(sdk, client, uri, name, options) {
+  let updated = false;
+  sdk.onUpdated(client, (notification) => {
+    updated ||= notification.params.uri === uri;
+  });
+  const stop = await sdk.watch(client, uri, options);
+  await callUntil(() => updated, sdk, client, name, options);
+  await stop();
+  return { updated: uri };
+}
+
 async function perform(sdk, client, operation, settings) {
   const options = { timeout: settings.timeout };
   if (operation.list) {
@@ -203,13 +258,11 @@ async function perform(sdk, client, operation, settings) {
     return { tools: tools.map((tool) => tool.name) };
   }
   if (operation.untilChanged !== undefined) {
-    const deadline = Date.now() + settings.timeout;
-    while (!settings.changed) {
-      if (Date.now() > deadline) throw new Error(`no change was told within ${settings.timeout} ms`);
-      await sdk.call(client, { name: operation.untilChanged, arguments: {} }, options);
-      await sleep(AGAIN_MS);
-    }
+    await callUntil(() => settings.changed, sdk, client, operation.untilChanged, options);
     return { changed: "tools" };
+  }
+  if (operation.untilUpdated !== undefined) {
+    return callUntilUpdated(sdk, client, operation.untilUpdated, operation.by, options);
   }
   const { name, arguments: given } = operation;
   const told = (progress) => settings.progress && print({ progress });

@@ -5,6 +5,8 @@ One connection, the operations in the order given, one JSON line each on standar
 --answer and --sample answer the server's questions, which print as  {"asked":"the method"}
 --cancel-on-progress takes each call back once it has told of progress:  {"cancelled":true}
 --until-changed calls a tool until the server has told that its tools changed:  {"changed":"tools"}
+--until-updated subscribes to a resource, calls the tool that --by names until the server has told that the
+resource changed, and takes the subscription back:  {"updated":"the URI"}
 A refusal by the peer or a passed timeout is an answer and exits 0. A failed connection, or a reply that the
 SDK cannot read, exits 1 with a message on standard error; bad usage exits 2.
 """
@@ -13,31 +15,37 @@ import argparse
 import asyncio
 import json
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp.client.subscriptions import Subscription
+from mcp.client.subscriptions import ResourceUpdated, ServerEvent, Subscription, ToolsListChanged
 from mcp.types import (
     CONNECTION_CLOSED,
     CallToolResult,
     CreateMessageResult,
     ElicitResult,
     Implementation,
+    ResourceUpdatedNotification,
     TextContent,
     ToolListChangedNotification,
 )
 
 MODERN = "2026-07-28"
 IDENTITY = Implementation(name="seawall-interop", version="1.0.0")
-# The pause between two calls of --until-changed: the server may need a moment to tell.
+# The pause between two calls of --until-changed or --until-updated: the server may need a moment to tell.
 AGAIN_SECONDS = 0.2
 
 
 class WrongEra(Exception):
     """The server answered, but not in the era that was asked for."""
+
+
+class NotGranted(Exception):
+    """The server does not tell of what was asked for."""
 
 
 class AddList(argparse.Action):
@@ -70,6 +78,22 @@ class AddUntilChanged(argparse.Action):
         settings.operations.append({"until_changed": values})
 
 
+class AddUntilUpdated(argparse.Action):
+    """Appends calls that last until a resource has changed."""
+
+    def __call__(self, parser: Any, settings: Any, values: Any, option_string: str | None = None) -> None:
+        settings.operations.append({"until_updated": values})
+
+
+class SetBy(argparse.Action):
+    """Names the tool that the last wait for a resource calls."""
+
+    def __call__(self, parser: Any, settings: Any, values: Any, option_string: str | None = None) -> None:
+        if not settings.operations or "until_updated" not in settings.operations[-1]:
+            parser.error("--by follows an --until-updated")
+        settings.operations[-1]["by"] = values
+
+
 class SetAnswer(argparse.Action):
     """Sets the content that accepts every form."""
 
@@ -99,6 +123,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--sample", metavar="TEXT", help="answer every prompt for a model with this")
     parser.add_argument("--cancel-on-progress", action="store_true", help="take back calls that progress")
     parser.add_argument("--until-changed", metavar="NAME", action=AddUntilChanged, help="call until told")
+    parser.add_argument("--until-updated", metavar="URI", action=AddUntilUpdated, help="subscribe until told")
+    parser.add_argument("--by", metavar="NAME", action=SetBy, help="the tool that --until-updated calls")
     parser.add_argument("--list", nargs=0, action=AddList, help="list the tools")
     parser.add_argument("--call", metavar="NAME", action=AddCall, help="call a tool")
     parser.add_argument("--arguments", metavar="JSON", action=SetCallArguments, help="for the last --call")
@@ -107,6 +133,8 @@ def read_arguments() -> argparse.Namespace:
         parser.error("--timeout-ms is a whole number above zero")
     if not settings.operations:
         parser.error("nothing to do: give --list or --call")
+    if any("until_updated" in operation and "by" not in operation for operation in settings.operations):
+        parser.error("--until-updated needs a --by")
     return settings
 
 
@@ -154,11 +182,11 @@ async def list_tools(client: Client) -> list[str]:
 
 
 class Manners:
-    """What the client can be asked and what it answers, and whether it was told of changed tools."""
+    """What the client can be asked and what it answers, and what it was told of changes."""
 
     def __init__(self, settings: argparse.Namespace) -> None:
         self.settings = settings
-        self.changed = asyncio.Event()
+        self.told: set[ServerEvent] = set()
 
     async def fill_in(self, _context: Any, _params: Any) -> ElicitResult:
         print_line({"asked": "elicitation/create"})
@@ -170,36 +198,68 @@ class Manners:
         return CreateMessageResult(role="assistant", content=content, model="none", stop_reason="endTurn")
 
     async def hear(self, message: Any) -> None:
+        """Takes what a legacy server tells on the session's stream."""
         if isinstance(message, ToolListChangedNotification):
-            self.changed.set()
+            self.told.add(ToolsListChanged())
+        elif isinstance(message, ResourceUpdatedNotification):
+            self.told.add(ResourceUpdated(message.params.uri))
 
     def for_client(self) -> dict[str, Any]:
         """The callbacks. The SDK declares a capability for each that is there."""
         return {
             "elicitation_callback": self.fill_in if self.settings.answer is not None else None,
             "sampling_callback": self.sample if self.settings.sample is not None else None,
-            "message_handler": self.hear,
+            # In the modern era the stream of changes is read instead.
+            "message_handler": self.hear if self.settings.era == "legacy" else None,
         }
+
+
+async def call_until(event: ServerEvent, client: Client, name: str, manners: Manners) -> None:
+    """Calls a tool until the server has told of a change, which it may do at any time."""
+    async with asyncio.timeout(manners.settings.timeout_ms / 1000):
+        while event not in manners.told:
+            await client.call_tool(name, {})
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def call_until_changed(client: Client, name: str, manners: Manners) -> dict[str, Any]:
     """The modern era has to be asked for changes; the legacy one tells of them on the session's stream."""
-    seconds = manners.settings.timeout_ms / 1000
     async with AsyncExitStack() as stack:
         if manners.settings.era == "modern":
-            changes = await stack.enter_async_context(client.listen(tools_list_changed=True))
-            following = asyncio.create_task(follow(changes, manners))
-            stack.callback(following.cancel)
-        async with asyncio.timeout(seconds):
-            while not manners.changed.is_set():
-                await client.call_tool(name, {})
-                await asyncio.sleep(AGAIN_SECONDS)
+            await stack.enter_async_context(listening(client, manners, tools_list_changed=True))
+        await call_until(ToolsListChanged(), client, name, manners)
     return {"changed": "tools"}
 
 
+async def call_until_updated(client: Client, uri: str, name: str, manners: Manners) -> dict[str, Any]:
+    """The modern era names the resource on a stream of changes; the legacy one subscribes by a request."""
+    manners.told.discard(ResourceUpdated(uri))
+    if manners.settings.era == "modern":
+        async with listening(client, manners, resource_subscriptions=[uri]) as changes:
+            if uri not in (changes.honored.resource_subscriptions or []):
+                raise NotGranted(f"the server does not tell of {uri}")
+            await call_until(ResourceUpdated(uri), client, name, manners)
+    else:
+        await client.subscribe_resource(uri)
+        await call_until(ResourceUpdated(uri), client, name, manners)
+        await client.unsubscribe_resource(uri)
+    return {"updated": uri}
+
+
+@asynccontextmanager
+async def listening(client: Client, manners: Manners, **wanted: Any) -> AsyncIterator[Subscription]:
+    """A stream of changes that is followed for as long as it is open."""
+    async with client.listen(**wanted) as changes:
+        following = asyncio.create_task(follow(changes, manners))
+        try:
+            yield changes
+        finally:
+            following.cancel()
+
+
 async def follow(changes: Subscription, manners: Manners) -> None:
-    async for _ in changes:
-        manners.changed.set()
+    async for event in changes:
+        manners.told.add(event)
 
 
 async def call_until_progress(client: Client, operation: dict[str, Any], show: bool) -> dict[str, Any]:
@@ -230,6 +290,8 @@ async def perform(client: Client, operation: dict[str, Any], manners: Manners) -
         return {"tools": await list_tools(client)}
     if "until_changed" in operation:
         return await call_until_changed(client, operation["until_changed"], manners)
+    if "until_updated" in operation:
+        return await call_until_updated(client, operation["until_updated"], operation["by"], manners)
     if settings.cancel_on_progress:
         return await call_until_progress(client, operation, settings.progress)
     result: CallToolResult = await client.call_tool(

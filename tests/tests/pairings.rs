@@ -1,15 +1,18 @@
 //! The official SDKs as clients of each era, before an upstream of each era, with Seawall between them.
 //!
-//! What they do here is what both eras have words for: to be asked, to hear of progress, to take a call back, and
-//! to hear that tools have changed. Left out is:
+//! What they do here is what both eras have words for: to be asked, to hear of progress, to take a call back, to
+//! hear that tools have changed, and to subscribe to a resource and hear that it has. Left out is:
 //! - The TypeScript SDK v1 as a modern client: it speaks the legacy era only.
 //! - Log messages. A modern client may be sent them only for a request that names a level, and the fixture, as a
 //!   legacy server, sends them on its session's own stream, where they belong to no request. `cross.rs` has an
 //!   upstream that sends them with the call.
 #![expect(clippy::disallowed_methods, reason = "the clients are programs that the test itself runs")]
 
-use seawall_tests::{Daemon, Era, Listening, Transport, Upstream, note, provisioned, quoted, within};
-use serde_json::Value;
+use seawall_tests::{
+    Client, Daemon, Era, Listening, PATIENCE, Transport, Upstream, eventually, note, provisioned, quoted,
+    within,
+};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,6 +25,8 @@ const CLIENT: Duration = Duration::from_secs(90);
 /// The content of every form that a client fills in.
 const FORM: &str = r#"{"email":"a@b","username":"ada"}"#;
 const SAMPLE: &str = "a sample";
+/// The resource of the fixture that one of its tools makes it tell of.
+const WATCHED: &str = "test://watched-resource";
 
 /// A client program on one of the official SDKs.
 struct Sdk {
@@ -122,6 +127,7 @@ async fn the_sdks_do_what_their_era_can(client: Era, upstream: Era) {
         let began = Instant::now();
         converses(&scene, &sdk).await;
         takes_back_and_hears_of_changes(&scene, &sdk, upstream).await;
+        subscribes(&scene, &sdk).await;
         if client == upstream {
             hears_of_the_servers_own_change(&scene, &sdk).await;
         }
@@ -155,8 +161,7 @@ async fn converses(scene: &Scene, sdk: &Sdk) {
 
 /// It takes a call back, and hears of a tool that was added.
 ///
-/// On the endpoint of all servers: across the eras, the endpoint of one does not offer to tell of changes. The
-/// TypeScript SDKs then do not listen, and the Python SDK's `listen` is refused.
+/// On the endpoint of all servers, where it is Seawall that tells, whatever the eras.
 async fn takes_back_and_hears_of_changes(scene: &Scene, sdk: &Sdk, upstream: Era) {
     // The second takes some time, so that the session is not ended right after the cancel, which could then be
     // overtaken by that end.
@@ -183,6 +188,28 @@ async fn takes_back_and_hears_of_changes(scene: &Scene, sdk: &Sdk, upstream: Era
         }
     }
     assert_eq!(record.calls("slow").len(), 1, "{}: {:#?}", sdk.name, record.entries());
+}
+
+/// It subscribes to a resource, hears that it has changed, and takes the subscription back.
+///
+/// On the endpoint of all servers Seawall finds the resource's server and arranges what is told. On that of one
+/// it does so across the eras; within one, the subscription is a request to the server like any other.
+async fn subscribes(scene: &Scene, sdk: &Sdk) {
+    // Whose a resource is cannot be told before the servers have been listed.
+    let lists = Client::modern(&scene.daemon.url("/mcp"), None);
+    eventually("the resource is listed", PATIENCE, async || {
+        let answer = lists.request("resources/list", "{}").await;
+        let resources = answer.value["result"]["resources"].as_array();
+        resources.is_some_and(|all| all.iter().any(|resource| resource["uri"] == WATCHED))
+    })
+    .await;
+    for (path, tool) in
+        [("/mcp", "it__test_trigger_resource_update"), ("/mcp/it", "test_trigger_resource_update")]
+    {
+        let arguments = ["--until-updated", WATCHED, "--by", tool];
+        let told = sdk.run(&scene.daemon.url(path), &arguments).await;
+        assert_eq!(told, [json!({"updated": WATCHED}).to_string()], "{} at {path}", sdk.name);
+    }
 }
 
 /// Within one era, the endpoint of one server tells what that server itself tells.
