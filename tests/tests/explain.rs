@@ -32,7 +32,7 @@ async fn explained(daemon: &Daemon, tool: &str) -> Value {
 #[tokio::test]
 async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
     let keys = "sharing = \"everyone\"\ntimeout = \"7s\"\nlimit = 3\n\n\
-                [servers.it.tools.hang]\ntimeout = \"2s\"\neffects = \"idempotent\"";
+                [servers.it.tools.hang]\ntimeout = \"2s\"\nresult_limit = \"4KiB\"\neffects = \"idempotent\"";
     let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
     let doubtful = Upstream::start(Transport::Stdio, "doubtful", &[], "trust_hints = false").await;
     let limits = "[limits]\ntotal = 9\ncaller = 8\nconversation = 7\nqueue = 6\nshare = 0.25\n";
@@ -45,7 +45,7 @@ async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
         "name": "it__hang", "server": "it", "kind": "stdio", "tool": "hang", "renamed": null,
         "timeout": {"ms": 2000, "from": "tool"},
         "effects": {"value": "idempotent", "from": "configuration"},
-        "sharing": "everyone", "limit": 3,
+        "sharing": "everyone", "limit": 3, "result_limit": 4096,
         "limits": {"total": 9, "caller": 8, "conversation": 7, "queue": 6, "share": 0.25},
         "callers": ["local"], "schema": {"state": "compiles", "fault": null},
         "listed": hang["listed"], "failure": null,
@@ -69,13 +69,20 @@ async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
     for (tool, timeout, effects) in told {
         let known = explained(&daemon, tool).await;
         assert_eq!((&known["timeout"], &known["effects"]), (&timeout, &effects), "{tool}");
+        assert!(known["result_limit"].is_null(), "{tool}: {known}");
     }
 
     let plain = at(&daemon, &["explain", "it__hang"]).await;
     assert_eq!(plain.code, 0, "{plain:?}");
-    for fact in
-        ["it__hang\n", "server it (stdio)", "2s, set in", "one instance for everyone", "25 %", "local"]
-    {
+    for fact in [
+        "it__hang\n",
+        "server it (stdio)",
+        "2s, set in",
+        "one instance for everyone",
+        "25 %",
+        "4096 bytes at most",
+        "local",
+    ] {
         assert!(plain.output.contains(fact), "it does not say {fact:?}: {plain:?}");
     }
 }

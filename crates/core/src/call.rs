@@ -8,6 +8,7 @@ mod attempt;
 pub mod auth;
 mod heartbeat;
 pub mod journal;
+pub(crate) mod large;
 mod line;
 pub mod park;
 mod resolve;
@@ -18,7 +19,7 @@ use auth::Caller;
 use heartbeat::Heartbeat;
 use journal::Journal;
 pub use line::InterestHandle;
-use line::{CallerSide, line};
+use line::{CallerSide, WorkSide, line};
 use resolve::Target;
 use seawall_proto::{Code, Event, Fault, Reply, Request, Stage, era::cross};
 use std::{sync::Arc, time::Duration};
@@ -87,6 +88,9 @@ pub struct Answer {
 impl Gateway {
     /// Answers one caller.
     pub fn call(self: &Arc<Self>, call: Call) -> Answer {
+        if large::reads(&call.request) {
+            return self.read_result(call);
+        }
         let target = match self.resolve(&call).and_then(|target| self.authorise(&call, target)) {
             Ok(target) => target,
             Err(fault) => return self.refuse(&call, None, Err(fault)),
@@ -122,7 +126,10 @@ impl Gateway {
             match attempt.run(call, target).await {
                 Ok(reply) => {
                     target.upstream.noted(None);
-                    return Ok(reply);
+                    return match target.exceeded(&reply) {
+                        None => Ok(reply),
+                        Some(limit) => Box::pin(self.cut(call, target, attempt.clock(), reply, limit)).await,
+                    };
                 }
                 // Nothing was sent: the instance was gone before the call came to it. Once more, on another.
                 Err(Ended::Lost(lost)) if target.may_retry(&lost) && !retried => retried = true,
@@ -147,9 +154,15 @@ impl Gateway {
 impl Answer {
     /// An answer that is there already.
     pub fn ready(end: Result<Reply, Fault>) -> Self {
-        let (line, work) = line();
+        let (answer, work) = Self::own();
         work.end(Event::End(end));
-        Self {
+        answer
+    }
+
+    /// The two ends of an answer of Seawall's own.
+    fn own() -> (Self, WorkSide) {
+        let (line, work) = line();
+        let answer = Self {
             line,
             readdress: None,
             heartbeat: None,
@@ -157,7 +170,8 @@ impl Answer {
             waits_until: None,
             on_drop: Interest::Left,
             ended: false,
-        }
+        };
+        (answer, work)
     }
 
     /// The two ends of a call's answer.

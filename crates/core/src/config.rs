@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 pub use foreign::{ForeignFile, ForeignServer, foreign};
 pub use lower::{imports, lower};
-pub use servers::tame_name;
+pub use servers::{LEAST_RESULT, tame_name};
 
 /// The embedded configuration file: every key with its default, as comments (`#key = value`). It stands in
 /// where there is no `seawall.toml`.
@@ -245,6 +245,9 @@ pub struct Upstream {
     /// How long each step of ending its process may take; key `stop_grace`, default 2 s. Zero goes on at
     /// once.
     pub stop_grace: Duration,
+    /// The largest result that is handed on whole, in bytes; what goes beyond is kept behind a link. Key
+    /// `result_limit`, default none, never below [`LEAST_RESULT`].
+    pub result_limit: Option<usize>,
 }
 
 impl Upstream {
@@ -265,7 +268,18 @@ impl Upstream {
             trust_hints: true,
             tools: BTreeMap::new(),
             stop_grace: Duration::from_secs(2),
+            result_limit: None,
         }
+    }
+
+    /// The largest result of one of its tools that is handed on whole, in bytes, where that is limited.
+    pub fn result_limit_of(&self, tool: &str) -> Option<usize> {
+        self.tools.get(tool).and_then(|tool| tool.result_limit).or(self.result_limit)
+    }
+
+    /// Whether any of its results may be kept behind a link.
+    pub fn limits_results(&self) -> bool {
+        self.result_limit.is_some() || self.tools.values().any(|tool| tool.result_limit.is_some())
     }
 
     /// What makes this upstream another process or service than the next one, as 64 hex digits: its kind,
@@ -380,6 +394,8 @@ pub struct ToolConfig {
     pub effects: Option<Effects>,
     /// Bounds one call of this tool; key `timeout`, default the server's, never zero.
     pub timeout: Option<Duration>,
+    /// The largest result of this tool that is handed on whole, in bytes; key `result_limit`, default the server's.
+    pub result_limit: Option<usize>,
 }
 
 /// Who shares one instance of an upstream.

@@ -38,6 +38,8 @@ pub struct Explanation {
     pub sharing: Sharing,
     /// Calls in flight that the server takes at once, where that is limited.
     pub limit: Option<NonZeroUsize>,
+    /// The largest result that is handed on whole, in bytes, where that is limited.
+    pub result_limit: Option<usize>,
     /// What a call has to find a place in besides.
     pub limits: Limits,
     /// Who may see and call it, in configured order.
@@ -109,6 +111,7 @@ impl Gateway {
             effects_from,
             sharing: config.sharing,
             limit: config.limit,
+            result_limit: config.result_limit_of(&own),
             limits: setup.config.limits.clone(),
             callers: may_use.map(|caller| Arc::clone(&caller.name)).collect(),
             schema: match (&tool.declared.input_schema, tool.schema_fault()) {
@@ -240,6 +243,7 @@ impl Explanation {
             "effects": {"value": effects, "from": effects_from},
             "sharing": sharing,
             "limit": self.limit,
+            "result_limit": self.result_limit,
             "limits": {
                 "total": total, "caller": caller, "conversation": conversation, "queue": queue, "share": share,
             },

@@ -25,6 +25,7 @@ pub mod upstream;
 use call::{
     admit::Admission,
     auth::{Caller, Callers},
+    large,
     park::Parking,
 };
 use catalog::Catalog;
@@ -34,7 +35,7 @@ use hear::Refreshing;
 use life::{Life, Task};
 use login::Logins;
 use offer::audience::Audience;
-use seawall_jobs::Store;
+use seawall_jobs::{Results, Store};
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock, Weak},
@@ -44,7 +45,7 @@ use telemetry::Telemetry;
 use tokio::{sync::Notify, time::sleep};
 use upstream::{Upstream, http::oauth::Keep};
 
-/// How often the admission counters are compared with the holder table.
+/// How often the admission counters are compared with the holder table, and expired results removed.
 const AUDIT: Duration = Duration::from_secs(30);
 /// How often processes are reaped that outlived the instance which started them.
 const REAP: Duration = Duration::from_secs(10);
@@ -63,6 +64,8 @@ pub struct Gateway {
     unlisted: Notify,
     logins: Logins,
     keep: Keep,
+    /// What is kept of results that were too large; `None` where nothing is kept.
+    results: Option<Arc<Results>>,
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
@@ -89,6 +92,10 @@ impl Gateway {
         store: Option<Store>,
         life: Life,
     ) -> Result<Arc<Self>, Vec<String>> {
+        let results = match &store {
+            Some(_) => large::open(&config.state, &life).await,
+            None => None,
+        };
         let store = store.map(Arc::new);
         let keep = Keep::new(store.clone());
         let catalog = Catalog::new(store);
@@ -112,6 +119,7 @@ impl Gateway {
                 unlisted: Notify::new(),
                 logins: Logins::default(),
                 keep,
+                results,
                 life: life_of,
                 telemetry: Telemetry::default(),
                 own: Arc::new(Caller::unlimited("seawall")),
@@ -260,6 +268,7 @@ impl Gateway {
                 for finding in this.admission.audit() {
                     tracing::error!(finding, "admission does not add up");
                 }
+                this.sweep_results().await;
             }
         });
         self.life.spawn(Task::Housekeeping, async {

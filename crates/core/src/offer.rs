@@ -7,7 +7,7 @@ mod watch;
 
 use crate::{
     Gateway,
-    call::{Call, Endpoint},
+    call::{Call, Endpoint, large},
     catalog,
     config::Sharing,
     life::Task,
@@ -36,6 +36,8 @@ impl Gateway {
         let subject = request.subject().map(|subject| &**subject);
         let end = match (request.method(), subject) {
             ("tools/call", _) => return None,
+            // What was kept of a result is on every endpoint.
+            ("resources/read", Some(_)) if large::reads(request) => return None,
             ("prompts/get", Some(name)) => match self.find_prompt(call, name) {
                 Some(_) => return None,
                 None => Ok(unknown_prompt(call, name)),
@@ -90,11 +92,15 @@ impl Gateway {
         Ok(serve::greeting_of(&call.request, &peer))
     }
 
-    /// The answer to `initialize` or `server/discover`: what the upstreams have together.
+    /// The answer to `initialize` or `server/discover`: what the upstreams have together. Where results may be cut,
+    /// what is behind their links is a resource too.
     async fn greet(self: &Arc<Self>, call: &Call) -> Reply {
         self.until_known(call, FIRST_WORD, |_| true).await;
         self.attend(call);
-        offer::greeting(&call.request, None, self.offered(call))
+        let mut offered = self.offered(call);
+        let view = self.view(&call.endpoint, &call.caller);
+        offered.resources |= view.upstreams().any(|upstream| upstream.config().limits_results());
+        offer::greeting(&call.request, None, offered)
     }
 
     /// Asks the upstream whose prompt or resource it is for completions.

@@ -17,3 +17,11 @@ pub const STORE_MARK: u32 = u32::from_be_bytes(*b"SEAW");
 ///
 /// - 1: pid, start time, boot id, version, address. Unknown members are ignored.
 pub const HOLDER: u32 = 1;
+
+/// Version of a result that is kept, in the member `format` of its file's first line.
+///
+/// A result is a copy with an hour to live, so one of another version is neither brought forward nor refused: it is
+/// removed at the start.
+///
+/// - 1: format, owner, kind, part, size and time, then the bytes.
+pub const RESULT: u32 = 1;

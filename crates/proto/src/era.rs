@@ -63,6 +63,11 @@ impl Wire {
         self.kind == Kind::Legacy
     }
 
+    /// Whether a tool's result may hold a link to a resource (since 2025-06-18).
+    pub fn links(&self) -> bool {
+        self.version >= LEGACY[1]
+    }
+
     /// Whether a stream to this caller may be closed on purpose, to be polled (since 2025-11-25).
     pub fn polls(&self) -> bool {
         self.kind == Kind::Legacy && self.version >= LEGACY[0]

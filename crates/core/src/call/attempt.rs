@@ -7,7 +7,10 @@ use super::{
     line::WorkSide,
     resolve::Target,
 };
-use crate::upstream::{Exchange, Heard, Instance, Lost, Sent, Upstream};
+use crate::{
+    time::Clock,
+    upstream::{Exchange, Heard, Instance, Lost, Sent, Upstream},
+};
 use seawall_proto::{
     Ask, Event, Fault, Message, Raw, Reply, ReplySlot, Request, Stage,
     era::{
@@ -62,6 +65,10 @@ impl Attempt {
 
     pub(super) fn may_have_run(&self) -> bool {
         self.journal.may_have_run()
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.journal.clock
     }
 
     /// Waits for a place. Whoever leaves the line never gets one.

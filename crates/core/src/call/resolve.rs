@@ -32,6 +32,8 @@ pub(super) struct Target {
     pub(super) effects: Effects,
     /// Whether it goes by the lane that never queues: lists and streams of changes.
     pub(super) control: bool,
+    /// The largest result that is handed on whole, in bytes, where that is limited.
+    pub(super) result_limit: Option<usize>,
     wanted: Wanted,
 }
 
@@ -71,8 +73,10 @@ impl Gateway {
             None if request.method().starts_with("tasks/") => Effects::Writes,
             None => Effects::None,
         };
+        let result_limit = subject.as_ref().filter(|_| is_call).and_then(|name| config.result_limit_of(name));
         let wanted = Wanted::by(call).for_one_call(&upstream);
-        Ok(Target { tool, subject, timeout, effects, control: lists || listens, wanted, upstream })
+        let control = lists || listens;
+        Ok(Target { tool, subject, timeout, effects, control, result_limit, wanted, upstream })
     }
 
     pub(super) fn authorise(&self, call: &Call, target: Target) -> Result<Target, Fault> {

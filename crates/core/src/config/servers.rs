@@ -34,6 +34,9 @@ const REMEDIES: [(&str, &str); 12] = [
     ("max_concurrency", "write `limit`"),
 ];
 
+/// The least that results can be limited to, in bytes: what is said of the rest takes most of it.
+pub const LEAST_RESULT: usize = 1 << 10;
+
 const ERAS: [&str; 3] = ["auto", "legacy", "modern"];
 
 /// Whether a server may have this name.
@@ -118,6 +121,7 @@ impl Reader<'_, '_> {
             item.refuse(faults, USELESS_ON_URL);
         }
         let stop_grace = stop_grace.and_then(|item| values::duration(&item, faults));
+        let result_limit = section.take("result_limit").and_then(|item| result_limit(&item, faults));
         let tools = tools(section.take_section("tools", faults), faults);
         section.finish(&REMEDIES, faults);
 
@@ -135,6 +139,7 @@ impl Reader<'_, '_> {
             trust_hints: trust_hints.unwrap_or(plain.trust_hints),
             tools,
             stop_grace: stop_grace.unwrap_or(plain.stop_grace),
+            result_limit,
             ..plain
         })
     }
@@ -357,8 +362,20 @@ fn tools(section: Section<'_>, faults: &mut Faults) -> BTreeMap<String, ToolConf
         let Some(mut section) = item.section(faults) else { continue };
         let effects = section.take("effects").and_then(|item| values::choice(&item, &words, faults));
         let timeout = section.take("timeout").and_then(|item| values::some_time(&item, faults));
+        let result_limit = section.take("result_limit").and_then(|item| result_limit(&item, faults));
         section.finish(&[], faults);
-        tools.insert(name.to_owned(), ToolConfig { effects, timeout });
+        tools.insert(name.to_owned(), ToolConfig { effects, timeout, result_limit });
     }
     tools
+}
+
+fn result_limit(item: &Item<'_>, faults: &mut Faults) -> Option<usize> {
+    let limit = values::size(item, faults)?;
+    if limit < LEAST_RESULT {
+        let message =
+            format!("{} leaves no room to say where the rest is: write at least \"1KiB\"", item.shown());
+        item.refuse(faults, message);
+        return None;
+    }
+    Some(limit)
 }

@@ -169,7 +169,11 @@ fn every_key_of_a_program_has_an_effect() {
     assert_eq!(upstream.list_timeout, Duration::from_millis(250));
     assert_eq!(upstream.limit, NonZeroUsize::new(4));
     assert_eq!(upstream.stop_grace, Duration::ZERO);
-    let now = ToolConfig { effects: Some(Effects::None), timeout: Some(Duration::from_secs(1)) };
+    let now = ToolConfig {
+        effects: Some(Effects::None),
+        timeout: Some(Duration::from_secs(1)),
+        result_limit: None,
+    };
     assert_eq!(upstream.tools["now"], now);
     assert_eq!(upstream.tools["set zone"].effects, Some(Effects::Idempotent));
 }

@@ -52,6 +52,9 @@ fn lines(known: &Value) -> Vec<(&'static str, String)> {
     lines.push(("effects", effects(&known["effects"], server, own)));
     lines.push(("sharing", sharing(text(&known["sharing"])).to_owned()));
     lines.push(("in flight", in_flight(known)));
+    if let Some(limit) = known["result_limit"].as_u64() {
+        lines.push(("result", format!("{limit} bytes at most; the rest of a larger one is behind a link")));
+    }
     let callers: Vec<&str> = known["callers"].as_array().into_iter().flatten().map(text).collect();
     lines.push(("callers", if callers.is_empty() { String::from("none") } else { callers.join(", ") }));
     lines.push((
