@@ -32,8 +32,8 @@ impl Detached {
 /// for this user only. It works in `directory`, which must be there, and has the whole environment of this process,
 /// but for the variables in `without`; signals are handled by default, as in every child.
 ///
-/// It is no part of the tree that this crate ends, and not for a process that reaps orphans, which would take its
-/// status away. Must be called within a Tokio runtime with I/O enabled.
+/// It belongs to none of the children that this crate ends. To a process that reaps orphans it is one of them when it
+/// ends, and its status is then lost. Must be called within a Tokio runtime with I/O enabled.
 ///
 /// # Errors
 /// What the system said to opening the log or to starting the program.
@@ -53,6 +53,9 @@ pub fn start_detached(
     for name in without {
         starter.env_remove(name);
     }
+    // Where this process itself comes from a child of a Seawall, the mark would have it ended with that child also
+    // after its parent is gone. As long as the parent lives, and in a control group of that child, it still is.
+    starter.env_remove(crate::MARK);
     // SAFETY: `prepare` makes system calls only: it neither allocates nor locks, and what it captures is a plain
     // value.
     unsafe { starter.pre_exec(move || crate::prepare(open_files)) };

@@ -30,6 +30,11 @@ pub(crate) fn limit_for_children() -> Option<Rlimit> {
     Some(Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum })
 }
 
+/// Whether the daemon or the machine has too many open files or no memory: this says nothing about what was to be read.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// How many descriptors the daemon has open; 0 if `/proc` cannot be read.
 pub fn open_descriptors() -> usize {
     // Reading the directory takes one of them.
@@ -37,9 +42,14 @@ pub fn open_descriptors() -> usize {
 }
 
 /// The daemon's resident memory in bytes; 0 if `/proc` cannot be read.
-#[expect(clippy::disallowed_methods, reason = "/proc is memory: reading it waits for no device")]
 pub fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
+    resident_bytes_of("self")
+}
+
+/// The resident memory of a process in bytes: a number, or `self`. 0 if there is no such process.
+#[expect(clippy::disallowed_methods, reason = "/proc is memory: reading it waits for no device")]
+pub(crate) fn resident_bytes_of(process: &str) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{process}/statm"))
         .ok()
         .and_then(|statm| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64

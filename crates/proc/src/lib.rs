@@ -9,14 +9,22 @@
 //! * [`Stdin`] and [`Lines`] are the two directions of the conversation. They are apart so that reading never
 //!   waits for writing.
 //! * [`Stderr`] must be drained: a child whose stderr pipe is full stops in the middle of whatever it does.
+//! * [`Identity`] names a child for a later daemon, which ends with [`end_leftover`] what this one could not.
+//!
+//! What comes from a child is found in four ways: by the sessions, by the line of parents, by the [`MARK`] in its
+//! environment, and by its control group where the daemon may make one below its own (cgroup v2).
 //!
 //! Every child leads a session of its own, so that a Ctrl-C on the daemon's terminal does not reach it and
 //! one signal reaches all of its group. Linux 5.4 or later is required (pidfd).
 
+mod cage;
 mod detached;
 mod end;
 mod files;
+mod leftover;
 mod lines;
+mod mark;
+mod run;
 mod stderr;
 mod tree;
 
@@ -24,6 +32,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::{fmt, io};
 
 use rustix::fs::Access;
@@ -34,7 +43,10 @@ use tokio::net::unix::pipe;
 pub use detached::{Detached, start_detached};
 pub use end::{EndStep, Ended, Process};
 pub use files::{open_descriptors, raise_open_files, resident_bytes};
+pub use leftover::{Identity, IdentityError, end_leftover};
 pub use lines::{Line, Lines};
+pub use mark::MARK;
+pub use run::{RunError, run};
 pub use stderr::{Stderr, Tail};
 pub use tree::{become_subreaper, reap_orphans};
 
@@ -64,7 +76,7 @@ pub struct Command {
     pub program: OsString,
     /// The arguments after the program's own name.
     pub args: Vec<OsString>,
-    /// The whole environment of the child; nothing is added to it. A later entry of the same name wins.
+    /// The whole environment of the child; nothing but [`MARK`] is added to it. A later entry of the same name wins.
     pub environment: Vec<(OsString, OsString)>,
     /// The working directory; the daemon's own when absent.
     pub directory: Option<PathBuf>,
@@ -144,41 +156,78 @@ pub fn inherited_environment() -> Vec<(OsString, OsString)> {
 /// # Errors
 /// [`SpawnError`] says what stood in the way and what to do about it.
 pub fn spawn(command: &Command) -> Result<Child, SpawnError> {
-    start(command).map_err(|source| SpawnError::explain(command, source))
+    spawn_within(command, usize::MAX)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that starts a process")]
-#[expect(unsafe_code, reason = "what a child does between fork and exec has no safe interface")]
-fn start(command: &Command) -> io::Result<Child> {
+/// The same as [`spawn`], where there are fewer than `most` children already, those that are ending included.
+///
+/// # Errors
+/// [`SpawnErrorKind::Limit`] where there are as many, else as [`spawn`].
+pub fn spawn_within(command: &Command, most: usize) -> Result<Child, SpawnError> {
+    let Some(spawning) = tree::Spawning::begin(most) else {
+        return Err(SpawnError {
+            program: command.program.clone(),
+            kind: SpawnErrorKind::Limit,
+            remedy: format!("there are {most} processes of servers already"),
+            source: io::ErrorKind::QuotaExceeded.into(),
+        });
+    };
+    start(command, spawning).map_err(|source| SpawnError::explain(command, source))
+}
+
+fn start(command: &Command, spawning: tree::Spawning) -> io::Result<Child> {
     let (child_stdin, stdin) = io::pipe()?;
     let (stdout, child_stdout) = io::pipe()?;
     let (stderr, child_stderr) = io::pipe()?;
-    let open_files = files::limit_for_children();
-
-    let mut starter = tokio::process::Command::new(&command.program);
-    starter
-        .args(&command.args)
-        .env_clear()
-        .envs(command.environment.iter().map(|(name, value)| (name, value)))
-        .stdin(child_stdin)
-        .stdout(child_stdout)
-        .stderr(child_stderr)
-        .kill_on_drop(true);
-    if let Some(directory) = &command.directory {
-        starter.current_dir(directory);
-    }
-    // SAFETY: `prepare` runs in the forked child, where other threads' locks may be held for ever. It makes
-    // system calls only: it neither allocates nor locks, and what it captures is a plain value.
-    unsafe { starter.pre_exec(move || prepare(open_files)) };
-
-    let spawning = tree::Spawning::begin();
-    let process = Process::new(starter.spawn()?, spawning)?;
+    let process = launch(command, [child_stdin.into(), child_stdout.into(), child_stderr.into()], spawning)?;
     Ok(Child {
         process,
         stdin: Stdin { pipe: pipe::Sender::from_owned_fd(OwnedFd::from(stdin))? },
         stdout: Lines::new(pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?, command.max_line),
         stderr: Stderr::new(pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?, command.stderr_ring),
     })
+}
+
+/// Starts a child on these three streams.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts a process")]
+#[expect(unsafe_code, reason = "what a child does between fork and exec has no safe interface")]
+fn launch(
+    command: &Command,
+    [stdin, stdout, stderr]: [Stdio; 3],
+    spawning: tree::Spawning,
+) -> io::Result<Process> {
+    let open_files = files::limit_for_children();
+    let mark = mark::mint().unwrap_or_default();
+    let (cage, door) = cage::Cage::make(&mark).unzip();
+
+    let mut starter = tokio::process::Command::new(&command.program);
+    starter
+        .args(&command.args)
+        .env_clear()
+        .envs(command.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .kill_on_drop(true);
+    if !mark.is_empty() {
+        starter.env(MARK, &mark);
+    }
+    if let Some(directory) = &command.directory {
+        starter.current_dir(directory);
+    }
+    let enter = move || {
+        if let Some(door) = &door {
+            // A kernel that refuses leaves the child where it is.
+            let _ = rustix::io::write(door, b"0");
+        }
+        prepare(open_files)
+    };
+    // SAFETY: `enter` runs in the forked child, where other threads' locks may be held for ever. It makes
+    // system calls only: it neither allocates nor locks, and what it captures is a plain value and an open
+    // file, which it does not close.
+    unsafe { starter.pre_exec(enter) };
+
+    Process::new(starter.spawn()?, spawning, mark, cage)
 }
 
 /// The last thing that happens before the child becomes its program.
@@ -220,6 +269,8 @@ pub enum SpawnErrorKind {
     Resources,
     /// Arguments and environment together are longer than the system takes.
     TooLong,
+    /// There are as many children as the caller allows. May pass.
+    Limit,
     /// A NUL byte in the program, an argument, the environment or the directory.
     Invalid,
     /// Anything else; the source says what.
@@ -289,7 +340,7 @@ impl SpawnError {
             SpawnErrorKind::Invalid => {
                 "the command, an argument, the environment or the directory contains a NUL byte".to_owned()
             }
-            SpawnErrorKind::Other => source.to_string(),
+            SpawnErrorKind::Limit | SpawnErrorKind::Other => source.to_string(),
         };
         Self { program: command.program.clone(), kind, remedy, source }
     }
@@ -363,6 +414,13 @@ mod tests {
         assert_eq!(explain(&command, libc::EMFILE).kind, SpawnErrorKind::OpenFiles);
         assert_eq!(explain(&command, libc::EAGAIN).kind, SpawnErrorKind::Resources);
         assert_eq!(explain(&command, libc::EIO).kind, SpawnErrorKind::Other);
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_children_than_allowed() {
+        let refused = spawn_within(&command("true", "/bin:/usr/bin"), 0).expect_err("none is allowed");
+        assert_eq!(refused.kind, SpawnErrorKind::Limit);
+        assert!(refused.to_string().contains("already"), "{refused}");
     }
 
     #[test]

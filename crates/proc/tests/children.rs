@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use seawall_proc::{Child, Command, EndStep, Line, Lines, SpawnErrorKind, inherited_environment, spawn};
+use seawall_proc::{
+    Child, Command, EndStep, Line, Lines, MARK, SpawnErrorKind, inherited_environment, spawn,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 const GRACE: Duration = Duration::from_millis(300);
@@ -212,6 +214,8 @@ async fn a_child_starts_clean() {
     plain.directory = Some("/".into());
     let mut child = spawn(&plain).expect("env starts");
     assert_eq!(line(&mut child.stdout).await, "ONLY=this");
+    let mark = child.process.identity().mark;
+    assert_eq!(line(&mut child.stdout).await, format!("{MARK}={mark}"));
     assert_eq!(child.stdout.next().await.expect("a readable pipe"), None);
 
     // This process ignores SIGPIPE, as every Rust program does; its children must not.
