@@ -26,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 /// How long the clock may stand still for questions to the caller.
-const ASK_LIMIT: Duration = Duration::from_secs(5 * 60);
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long an attempt's place may be held past its deadline: for the upstream to take a cancel in.
 const OVER: Duration = Duration::from_secs(2);
 

@@ -6,11 +6,14 @@
 
 mod names;
 mod offer;
+mod pins;
 mod validate;
 
 use crate::config;
 use names::{fold, hashed, public_name};
 pub use offer::{Item, Offer};
+pub use pins::{Accepted, Held, Standing};
+use pins::{Book, Hash, Seen, book_key};
 use seawall_jobs::{Draft, Expect, Store, StoreError};
 use seawall_proto::{
     Raw,
@@ -57,19 +60,27 @@ pub struct Tool {
     /// Its declaration under its public name.
     listed: String,
     validator: OnceLock<Option<Validator>>,
+    /// What its declaration is compared by.
+    hash: OnceLock<Hash>,
 }
 
 /// What one upstream offers to one kind of client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listing {
     /// What the upstream said of itself when it was opened.
     pub peer: Peer,
     /// What it says that it has.
     pub offered: Offered,
-    /// Its tools, in its order.
+    /// Its tools as they are shown, in its order.
     pub tools: Vec<Arc<Tool>>,
     /// Its other lists.
     pub offer: Offer,
+    /// Its tools as it declared them last.
+    declared: Vec<Arc<Tool>>,
+    /// Whether it shows only definitions that were accepted.
+    pinned: bool,
+    /// Tools that may not be used, because the definitions that are here were not accepted.
+    held: HashMap<Arc<str>, (Held, Raw)>,
     by_name: HashMap<Arc<str>, usize>,
     /// Tools that are not shown, because no client of the modern era could call them.
     left_out: HashSet<Arc<str>>,
@@ -89,6 +100,10 @@ struct Known {
     names: HashMap<String, (Arc<str>, Arc<str>)>,
     /// Public names of prompts, likewise.
     prompts: HashMap<String, (Arc<str>, Arc<str>)>,
+    /// The definitions that were accepted of each upstream.
+    books: HashMap<String, Book>,
+    /// Whether those that were kept could not be read, and must not be overwritten.
+    unread: bool,
 }
 
 #[derive(Debug, Default)]
@@ -137,10 +152,27 @@ impl Tool {
     pub fn listed(&self) -> &str {
         &self.listed
     }
+
+    /// A tool of which only the declaration matters.
+    fn unlisted(declared: mcp::Tool) -> Self {
+        Self {
+            public: Arc::clone(&declared.name),
+            effects: declared.effects,
+            timeout: Duration::ZERO,
+            listed: String::new(),
+            validator: OnceLock::new(),
+            hash: OnceLock::new(),
+            declared,
+        }
+    }
+
+    fn hash(&self) -> &Hash {
+        self.hash.get_or_init(|| pins::hash(self.declared.declaration.as_str()))
+    }
 }
 
 impl Listing {
-    /// A listing of what `upstream` declared.
+    /// A listing of what `upstream` declared, all of it as it stands.
     pub fn new(upstream: &config::Upstream, peer: Peer, declarations: Vec<Raw>) -> Self {
         let mut tools = Vec::with_capacity(declarations.len());
         let mut by_name = HashMap::new();
@@ -168,28 +200,32 @@ impl Listing {
                 effects: configured.and_then(|tool| tool.effects).unwrap_or(believed),
                 timeout: configured.and_then(|tool| tool.timeout).unwrap_or(upstream.timeout),
                 validator: OnceLock::new(),
+                hash: OnceLock::new(),
                 public,
                 declared,
             }));
         }
-        Self { offered: Offered::of(&peer), peer, tools, offer: Offer::default(), by_name, left_out }
+        Self {
+            offered: Offered::of(&peer),
+            peer,
+            declared: tools.clone(),
+            tools,
+            offer: Offer::default(),
+            pinned: upstream.pin,
+            held: HashMap::new(),
+            by_name,
+            left_out,
+        }
     }
 
-    /// Whether every tool that the upstream declared is shown.
+    /// Whether no tool is left out because no client of the modern era could call it.
     pub fn shows_all(&self) -> bool {
         self.left_out.is_empty()
     }
 
     /// The same with other lists besides the tools.
     fn with_offer(&self, offer: Offer) -> Self {
-        Self {
-            peer: self.peer.clone(),
-            offered: self.offered,
-            tools: self.tools.clone(),
-            offer,
-            by_name: self.by_name.clone(),
-            left_out: self.left_out.clone(),
-        }
+        Self { offer, ..self.clone() }
     }
 
     /// A tool by its own name.
@@ -197,19 +233,20 @@ impl Listing {
         self.by_name.get(name).map(|at| &self.tools[*at])
     }
 
-    /// Whether another listing says the same of the upstream and its tools.
+    /// Whether the upstream said the same of itself and its tools, and is judged by the same rule.
     fn equals(&self, other: &Self) -> bool {
-        self.peer.opening() == other.peer.opening()
-            && self.tools.len() == other.tools.len()
-            && self
-                .tools
-                .iter()
-                .zip(&other.tools)
-                .all(|(a, b)| a.declared.declaration == b.declared.declaration)
+        self.pinned == other.pinned
+            && self.peer.opening() == other.peer.opening()
+            && same(&self.declared, &other.declared)
+    }
+
+    /// Whether clients see the same in another listing.
+    fn looks_like(&self, other: &Self) -> bool {
+        self.peer.opening() == other.peer.opening() && same(&self.tools, &other.tools)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let tools: Vec<&str> = self.tools.iter().map(|tool| tool.declared.declaration.as_str()).collect();
+        let tools: Vec<&str> = self.declared.iter().map(|tool| tool.declared.declaration.as_str()).collect();
         // Declarations are kept as strings: a tree would lose the digits of big numbers.
         json!({
             "format": FORMAT,
@@ -235,6 +272,11 @@ impl Listing {
     }
 }
 
+fn same(some: &[Arc<Tool>], others: &[Arc<Tool>]) -> bool {
+    some.len() == others.len()
+        && some.iter().zip(others).all(|(a, b)| a.declared.declaration == b.declared.declaration)
+}
+
 /// The key of what is shown to clients like this one.
 pub fn fingerprint(face: &Face) -> String {
     let digest = Sha256::digest(face.fingerprint().as_str());
@@ -253,14 +295,18 @@ impl Catalog {
         let by_key: HashMap<String, &Arc<config::Upstream>> =
             upstreams.iter().map(|upstream| (upstream.key(), upstream)).collect();
         let now = jiff::Timestamp::now().as_millisecond();
+        self.load_books().await;
         match store.list(NAMESPACE, now).await {
             Ok(records) => {
                 for record in records {
                     let Some((key, fingerprint)) = record.key.split_once(':') else { continue };
                     let Some(upstream) = by_key.get(key) else { continue };
-                    if let Some(listing) = Listing::from_bytes(upstream, &record.bytes) {
-                        self.put(&Arc::from(upstream.name.as_str()), fingerprint, listing);
+                    let Some(listing) = Listing::from_bytes(upstream, &record.bytes) else { continue };
+                    let put = self.put(&Arc::from(upstream.name.as_str()), key, fingerprint, listing);
+                    if put.seen.changed {
+                        self.keep_book(&upstream.name, key).await;
                     }
+                    self.report(&upstream.name, &put.seen, &put.held);
                 }
             }
             Err(fault) => tracing::error!(%fault, "the catalogue could not be read"),
@@ -285,7 +331,7 @@ impl Catalog {
 
     /// Keeps which eras an upstream speaks.
     pub async fn keep_eras(&self, key: &str, spoken: Spoken) {
-        self.keep(ERAS, key, &[ERAS_FORMAT, spoken.to_byte()]).await;
+        self.keep(ERAS, key, "", &[ERAS_FORMAT, spoken.to_byte()]).await;
     }
 
     /// Takes in the tools that an upstream offers to clients of one fingerprint, keeps them, and tells whether they
@@ -300,12 +346,23 @@ impl Catalog {
         if let Some(known) = self.listing(upstream, fingerprint) {
             listing.offer = known.offer.clone();
         }
-        let bytes = listing.to_bytes();
-        let put = self.put(upstream, fingerprint, listing);
-        self.note_listed(upstream);
-        if put.changed {
-            self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
+        if self.exact(upstream, fingerprint).is_none_or(|known| !known.equals(&listing)) {
+            // Definitions are compared under the lock, where nothing should take long.
+            for tool in &listing.declared {
+                tool.hash();
+            }
         }
+        let bytes = listing.to_bytes();
+        let put = self.put(upstream, key, fingerprint, listing);
+        self.note_listed(upstream);
+        // What was accepted is kept before the list that it was accepted from.
+        if put.seen.changed {
+            self.keep_book(upstream, key).await;
+        }
+        if put.changed {
+            self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), "", &bytes).await;
+        }
+        self.report(upstream, &put.seen, &put.held);
         if let (Some(dropped), Some(store)) = (put.dropped, &self.store)
             && let Err(fault) = store.delete(NAMESPACE, &format!("{key}:{dropped}"), Expect::Any).await
         {
@@ -327,21 +384,26 @@ impl Catalog {
         offer: Offer,
     ) -> Vec<Offering> {
         let Some((bytes, news)) = self.put_offer(upstream, fingerprint, offer) else { return Vec::new() };
-        self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), &bytes).await;
+        self.keep(NAMESPACE, &format!("{key}:{fingerprint}"), "", &bytes).await;
         news
     }
 
-    async fn keep(&self, namespace: &str, key: &str, bytes: &[u8]) {
-        let Some(store) = &self.store else { return };
-        let draft = Draft { namespace, key, owner: "", bytes, expires: None };
+    /// Writes a record; whether it is kept.
+    async fn keep(&self, namespace: &str, key: &str, owner: &str, bytes: &[u8]) -> bool {
+        let Some(store) = &self.store else { return false };
+        let draft = Draft { namespace, key, owner, bytes, expires: None };
         // A store that cannot be written is a visible fault, never a stopped call path.
-        match store.put(draft, Expect::Any, jiff::Timestamp::now().as_millisecond()).await {
+        let put = store.put(draft, Expect::Any, jiff::Timestamp::now().as_millisecond()).await;
+        match &put {
             Ok(_) => {}
             Err(fault @ (StoreError::Full { .. } | StoreError::ReadOnly { .. })) => {
-                tracing::error!(%fault, "what an upstream offers could not be kept");
+                tracing::error!(namespace, %fault, "what is known of an upstream could not be kept");
             }
-            Err(fault) => tracing::warn!(%fault, "what an upstream offers could not be kept"),
+            Err(fault) => {
+                tracing::warn!(namespace, %fault, "what is known of an upstream could not be kept");
+            }
         }
+        put.is_ok()
     }
 
     /// Forgets upstreams that are configured no more.
@@ -433,32 +495,47 @@ impl Catalog {
         }
     }
 
-    fn put(&self, upstream: &Arc<str>, fingerprint: &str, listing: Listing) -> Put {
+    fn put(&self, upstream: &Arc<str>, key: &str, fingerprint: &str, mut listing: Listing) -> Put {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut *known;
         let entry = known.upstreams.entry(Arc::clone(upstream)).or_default();
         let old = entry.listings.get(fingerprint);
         if old.is_some_and(|old| old.equals(&listing)) {
             return Put::default();
         }
+        let unread = known.unread;
+        let book = known.books.entry(book_key(key, upstream)).or_insert_with(|| Book::new(unread));
+        let mut seen = book.see(&listing.declared, listing.pinned);
+        listing.judge(upstream, book);
+        let mut held = Vec::new();
+        for (name, why) in &listing.held {
+            if !entry.listings.values().any(|other| other.held.get(name) == Some(why)) {
+                held.push((Arc::clone(name), why.0));
+            }
+        }
         // What a new kind of client sees is no news where it is what the others see.
-        let news = old.or(entry.common.as_ref()).is_none_or(|old| !old.equals(&listing));
-        let mut put = Put { changed: true, news, dropped: None };
+        let news = old.or(entry.common.as_ref()).is_none_or(|old| !old.looks_like(&listing));
         let listing = Arc::new(listing);
         let own = self::fingerprint(&Face::own());
+        let mut dropped = None;
         if entry.listings.len() >= LISTINGS && old.is_none() {
-            put.dropped = entry.listings.keys().find(|key| **key != own).cloned();
-            if let Some(dropped) = &put.dropped {
+            dropped = entry.listings.keys().find(|key| **key != own).cloned();
+            if let Some(dropped) = &dropped {
                 entry.listings.remove(dropped);
             }
         }
         entry.listings.insert(fingerprint.to_owned(), Arc::clone(&listing));
+        if !listing.pinned {
+            let there = entry.listings.values().flat_map(|listing| &listing.declared);
+            seen.changed |= book.retain(&there.map(|tool| &tool.declared.name).collect());
+        }
         if fingerprint == own || !entry.listings.contains_key(&own) {
             entry.common = Some(listing);
         }
-        if put.news || put.dropped.is_some() {
+        if news || dropped.is_some() {
             known.index();
         }
-        put
+        Put { changed: true, news, dropped, seen, held }
     }
 }
 
@@ -471,6 +548,10 @@ struct Put {
     news: bool,
     /// The fingerprint whose listing had to go for it.
     dropped: Option<String>,
+    /// What it made of the definitions that are accepted.
+    seen: Seen,
+    /// The tools that are held back because of it.
+    held: Vec<(Arc<str>, Held)>,
 }
 
 impl Known {

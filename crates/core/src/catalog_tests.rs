@@ -1,7 +1,7 @@
 use super::*;
 use std::path::{Path, PathBuf};
 
-fn upstream(text: &str) -> Arc<config::Upstream> {
+pub(super) fn upstream(text: &str) -> Arc<config::Upstream> {
     let text = format!("[servers.s]\n{text}");
     let own = Some(config::Source { path: PathBuf::from("seawall.toml"), text });
     let sources = config::Sources {
@@ -16,7 +16,7 @@ fn upstream(text: &str) -> Arc<config::Upstream> {
     Arc::clone(&config.upstreams[0])
 }
 
-fn raw(text: &str) -> Raw {
+pub(super) fn raw(text: &str) -> Raw {
     Raw::parse(text.to_owned().into()).unwrap()
 }
 
@@ -24,11 +24,11 @@ fn peer() -> Peer {
     Peer::recall("2025-11-25", raw(r#"{"protocolVersion":"2025-11-25","capabilities":{}}"#)).unwrap()
 }
 
-fn listing(upstream: &config::Upstream, tools: &[&str]) -> Listing {
+pub(super) fn listing(upstream: &config::Upstream, tools: &[&str]) -> Listing {
     Listing::new(upstream, peer(), tools.iter().map(|tool| raw(tool)).collect())
 }
 
-async fn store(directory: &Path) -> Arc<Store> {
+pub(super) async fn store(directory: &Path) -> Arc<Store> {
     Arc::new(Store::open(&directory.join("store.db")).await.unwrap())
 }
 

@@ -10,6 +10,7 @@ mod foreign;
 mod json;
 mod limits;
 mod lower;
+mod pool;
 mod raw;
 mod servers;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 pub use foreign::{ForeignFile, ForeignServer, foreign};
 pub use lower::{imports, lower};
+pub use pool::Pool;
 pub use servers::{LEAST_RESULT, tame_name};
 
 /// The embedded configuration file: every key with its default, as comments (`#key = value`). It stands in
@@ -245,6 +247,10 @@ pub struct Upstream {
     /// How long each step of ending its process may take; key `stop_grace`, default 2 s. Zero goes on at
     /// once.
     pub stop_grace: Duration,
+    /// How many instances there are, and how long each of them lives.
+    pub pool: Pool,
+    /// Whether a tool whose definition changes is refused until the change is accepted; key `pin`, default false.
+    pub pin: bool,
     /// The largest result that is handed on whole, in bytes; what goes beyond is kept behind a link. Key
     /// `result_limit`, default none, never below [`LEAST_RESULT`].
     pub result_limit: Option<usize>,
@@ -268,6 +274,8 @@ impl Upstream {
             trust_hints: true,
             tools: BTreeMap::new(),
             stop_grace: Duration::from_secs(2),
+            pool: Pool::default(),
+            pin: false,
             result_limit: None,
         }
     }
@@ -301,8 +309,12 @@ impl Upstream {
                 }
                 hash.path(cwd.as_deref());
             }
-            Kind::Http { url, headers, ca_file } => {
-                hash.part(b"http");
+            Kind::Http { transport, url, headers, ca_file } => {
+                hash.part(match transport {
+                    Transport::Streamable => b"http",
+                    Transport::Sse => b"sse",
+                    Transport::WebSocket => b"websocket",
+                });
                 hash.part(url.as_bytes());
                 hash.count(headers.len());
                 for (name, value) in headers {
@@ -361,8 +373,10 @@ pub enum Kind {
         /// Its working directory; key `cwd`, default the daemon's own.
         cwd: Option<PathBuf>,
     },
-    /// A service that is spoken to over HTTP.
+    /// A service that is spoken to over HTTP, or over what HTTP was upgraded to.
     Http {
+        /// In which of the ways; key `transport`, default what the URL says.
+        transport: Transport,
         /// A valid `http` or `https` URL without credentials (as written, where the upstream needs a variable
         /// that is unset); key `url`.
         url: String,
@@ -371,6 +385,33 @@ pub enum Kind {
         /// A PEM file of certificates trusted besides the system's; key `ca_file`, default none.
         ca_file: Option<PathBuf>,
     },
+}
+
+/// How messages travel to and from a remote server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Each request is a POST (`"http"`, the default of `http://` and `https://`).
+    #[default]
+    Streamable,
+    /// Requests are POSTs, and all answers come on one stream: the transport of 2024-11-05 (`"sse"`, the default of
+    /// a URL whose path ends in `/sse`).
+    Sse,
+    /// All messages travel on one WebSocket (the only way of `ws://` and `wss://`).
+    WebSocket,
+}
+
+impl Transport {
+    /// How a URL is spoken to where nothing else is said.
+    pub fn of(url: &str) -> Self {
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        if url.starts_with("ws://") || url.starts_with("wss://") {
+            Self::WebSocket
+        } else if path.ends_with("/sse") {
+            Self::Sse
+        } else {
+            Self::Streamable
+        }
+    }
 }
 
 /// As which client Seawall logs in at an upstream, table `[servers.NAME.oauth]`.
@@ -434,6 +475,8 @@ pub struct Limits {
     /// The largest request, response or line in bytes; key `message` (`"16MiB"` or a number of bytes),
     /// default 16 MiB.
     pub message: usize,
+    /// Processes of servers at once, those that are ending included; key `processes`, default 256.
+    pub processes: usize,
 }
 
 /// A text that is never printed: its `Debug` form is `Secret(…)`.

@@ -376,6 +376,13 @@ impl Conversation {
     }
 }
 
+/// A random byte.
+pub(crate) fn random_byte() -> u8 {
+    let mut byte = [0_u8; 1];
+    getrandom::fill(&mut byte).expect("the kernel gives random bytes");
+    byte[0]
+}
+
 /// 128 random bits as hex.
 pub(crate) fn random_id() -> String {
     let mut bytes = [0_u8; 16];

@@ -46,6 +46,8 @@ pub struct Explanation {
     pub callers: Vec<Arc<str>>,
     /// Whether its arguments are checked.
     pub schema: Schema,
+    /// Whether its definition is one that was accepted, where its server is pinned.
+    pub accepted: Option<bool>,
     /// When the daemon last read its server's list; absent while it only remembers one from an earlier run.
     pub listed: Option<jiff::Timestamp>,
     /// Why its server could last not be used, if it could not.
@@ -119,6 +121,7 @@ impl Gateway {
                 (Some(_), None) => Schema::Compiles,
                 (Some(_), Some(fault)) => Schema::Broken(fault),
             },
+            accepted: config.pin.then(|| !self.catalog.held_back(&server).contains(&own)),
             listed: self.catalog.listed(&server),
             failure: upstream.failure(),
             server,
@@ -230,7 +233,7 @@ impl Explanation {
         };
         let Limits { total, caller, conversation, queue, share, .. } = self.limits;
         let failure = self.failure.as_ref();
-        json!({
+        let mut known = json!({
             "name": &*self.public,
             "server": &*self.server,
             "kind": self.kind,
@@ -251,7 +254,11 @@ impl Explanation {
             "schema": {"state": schema, "fault": fault},
             "listed": self.listed.map(|listed| listed.to_string()),
             "failure": failure.map(|failure| json!({"stage": failure.stage, "message": failure.message})),
-        })
+        });
+        if let Some(accepted) = self.accepted {
+            known["pinned"] = json!(if accepted { "accepted" } else { "changed" });
+        }
+        known
     }
 }
 

@@ -83,6 +83,7 @@ impl Gateway {
                                 for (offering, message) in told {
                                     // The catalogue has it before anybody is told.
                                     this.refresh(&key.0, conversation.as_ref(), Some(offering)).await;
+                                    this.end_own_process(&key.0);
                                     if let Some(conversation) = &conversation {
                                         conversation.say(cross::without_subscription(&message));
                                     }
@@ -95,6 +96,9 @@ impl Gateway {
                     (Some(Told::Updated(uri)), None) => self.updated(upstream, owner, &uri),
                     (None, None) => {}
                 }
+            }
+            (Broadcast::Ask(ask), Some(conversation)) if !conversation.face.can_be_asked(&ask.message) => {
+                ask.reply.answer(Answer::Refused("the client has not said that it can be asked this"));
             }
             (Broadcast::Ask(ask), Some(conversation)) => {
                 let (_, question) = conversation.ask(ask);

@@ -11,6 +11,7 @@ pub mod conversation;
 pub mod explain;
 mod groups;
 mod hear;
+mod ledger;
 pub mod life;
 pub mod list;
 pub mod login;
@@ -18,6 +19,7 @@ pub mod offer;
 pub mod profile;
 pub mod state;
 pub mod status;
+mod switches;
 pub mod telemetry;
 pub mod time;
 pub mod upstream;
@@ -32,21 +34,28 @@ use catalog::Catalog;
 use config::Config;
 use conversation::Conversations;
 use hear::Refreshing;
+use ledger::Ledger;
 use life::{Life, Task};
 use login::Logins;
 use offer::audience::Audience;
 use seawall_jobs::{Results, Store};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
+pub use switches::Switched;
+use switches::Switches;
 use telemetry::Telemetry;
 use tokio::{sync::Notify, time::sleep};
-use upstream::{Upstream, http::oauth::Keep};
+use upstream::{Launches, Upstream, http::oauth::Keep};
 
 /// How often the admission counters are compared with the holder table, and expired results removed.
 const AUDIT: Duration = Duration::from_secs(30);
+/// How often upstreams let go of instances and start spares, where that is due.
+const TEND: Duration = Duration::from_secs(1);
+/// How long each step may take of ending what a killed daemon left.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 /// How often processes are reaped that outlived the instance which started them.
 const REAP: Duration = Duration::from_secs(10);
 
@@ -63,13 +72,23 @@ pub struct Gateway {
     /// Told when an upstream could not be listed.
     unlisted: Notify,
     logins: Logins,
-    keep: Keep,
+    switches: Switches,
+    ground: Ground,
     /// What is kept of results that were too large; `None` where nothing is kept.
     results: Option<Arc<Results>>,
     life: Life,
     telemetry: Telemetry,
     own: Arc<Caller>,
     this: Weak<Self>,
+}
+
+/// What all upstreams stand on, whatever the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    pub(crate) keep: Keep,
+    pub(crate) launches: Launches,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) life: Life,
 }
 
 /// What one configuration has become. Replaced whole.
@@ -97,13 +116,21 @@ impl Gateway {
             None => None,
         };
         let store = store.map(Arc::new);
-        let keep = Keep::new(store.clone());
+        let switches = Switches::load(store.clone()).await;
+        let ground = Ground {
+            keep: Keep::new(store.clone()),
+            launches: Launches::default(),
+            ledger: Ledger::new(store.clone()),
+            life: life.clone(),
+        };
+        end_leftovers(&ground).await;
+        ground.ledger.begin().await;
         let catalog = Catalog::new(store);
         let spoken = catalog.load(&config.upstreams).await;
-        let (config_for_limits, life_of) = (Arc::clone(&config), life.clone());
+        let config_for_limits = Arc::clone(&config);
         let mut faults = Vec::new();
         let gateway = Arc::new_cyclic(|this: &Weak<Self>| {
-            let (setup, found) = Setup::new(config, &life_of, &keep, this, None);
+            let (setup, found) = Setup::new(config, &switches.off(), &ground, this, None);
             faults = found;
             for upstream in &setup.upstreams {
                 upstream.remember(spoken.get(&**upstream.name()).copied().unwrap_or_default());
@@ -118,9 +145,10 @@ impl Gateway {
                 refreshing: Refreshing::default(),
                 unlisted: Notify::new(),
                 logins: Logins::default(),
-                keep,
+                switches,
+                ground,
                 results,
-                life: life_of,
+                life,
                 telemetry: Telemetry::default(),
                 own: Arc::new(Caller::unlimited("seawall")),
                 this: this.clone(),
@@ -141,20 +169,35 @@ impl Gateway {
     /// # Errors
     /// Why it cannot work; the old one stays.
     pub fn reload(self: &Arc<Self>, config: &Arc<Config>) -> Result<(), Vec<String>> {
-        let old = self.setup();
-        let (new, faults) = Setup::new(Arc::clone(config), &self.life, &self.keep, &self.this, Some(&old));
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let new = Arc::new(new);
-        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        self.rebuild(Some(config))
+    }
+
+    /// Builds what a configuration asks for, or anew what the one in force does, and puts it in the place of what is.
+    fn rebuild(self: &Arc<Self>, config: Option<&Arc<Config>>) -> Result<(), Vec<String>> {
+        let (old, new) = loop {
+            let old = self.setup();
+            let config = Arc::clone(config.unwrap_or(&old.config));
+            let (new, faults) =
+                Setup::new(config, &self.switches.off(), &self.ground, &self.this, Some(&old));
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+            let new = Arc::new(new);
+            let mut setup = self.setup.write().unwrap_or_else(PoisonError::into_inner);
+            // Whoever was quicker has made what this one was built from the past.
+            if Arc::ptr_eq(&setup, &old) {
+                *setup = Arc::clone(&new);
+                break (old, new);
+            }
+        };
+        let config = &new.config;
         self.admission.set_limits(config.limits.clone());
         for gone in &old.upstreams {
             let kept = new.by_name.get(gone.name());
             if kept.is_some_and(|kept| Arc::ptr_eq(kept, gone)) {
                 continue;
             }
-            gone.restart("its configuration changed");
+            gone.close("its configuration changed");
             if kept.is_none_or(|kept| kept.key() != gone.key() || kept.config().tools != gone.config().tools)
             {
                 self.catalog.forget(gone.name());
@@ -243,10 +286,12 @@ impl Gateway {
             self.conversations.end(&conversation.id);
         }
         for upstream in self.upstreams() {
-            upstream.restart("Seawall is stopping");
+            upstream.close("Seawall is stopping");
         }
         let left = grace.saturating_sub(waited.elapsed()).max(Duration::from_secs(5));
-        self.life.end(left).await
+        let left = self.life.end(left).await;
+        self.ground.ledger.write().await;
+        left
     }
 
     fn end_instances(&self, conversation: &Arc<str>) {
@@ -269,6 +314,17 @@ impl Gateway {
                     tracing::error!(finding, "admission does not add up");
                 }
                 this.sweep_results().await;
+            }
+        });
+        let ledger = Arc::clone(&self.ground.ledger);
+        self.life.spawn(Task::Housekeeping, async move { ledger.keep().await });
+        let this = Arc::clone(self);
+        self.life.spawn(Task::Housekeeping, async move {
+            loop {
+                for upstream in this.upstreams() {
+                    upstream.tend();
+                }
+                sleep(TEND).await;
             }
         });
         self.life.spawn(Task::Housekeeping, async {
@@ -300,20 +356,42 @@ impl Gateway {
     }
 }
 
+/// Ends what a killed daemon left behind, in tasks of their own: nothing waits for that.
+async fn end_leftovers(ground: &Ground) {
+    for identity in ground.ledger.leftovers().await {
+        // It stays in the ledger until nothing is left of it: this daemon may be killed as well.
+        let entry = ground.ledger.enter(&identity);
+        ground.life.spawn(Task::Instance, async move {
+            let _entry = entry;
+            if let Some(ended) = seawall_proc::end_leftover(&identity, LEFTOVER_GRACE).await {
+                tracing::warn!(
+                    pid = identity.pid,
+                    ?ended,
+                    "a process that a killed daemon had left was ended"
+                );
+            }
+        });
+    }
+}
+
 impl Setup {
     /// Builds what a configuration asks for, taking over what did not change; what could not be built is told.
     fn new(
         config: Arc<Config>,
-        life: &Life,
-        keep: &Keep,
+        off: &BTreeSet<String>,
+        ground: &Ground,
         gateway: &Weak<Gateway>,
         old: Option<&Self>,
     ) -> (Self, Vec<String>) {
         let (mut upstreams, mut faults) = (Vec::new(), Vec::new());
-        for configured in
-            config.upstreams.iter().filter(|upstream| upstream.enabled && upstream.needs.is_empty())
-        {
-            let same_limits = old.is_some_and(|old| old.config.limits.message == config.limits.message);
+        let used = |upstream: &&Arc<config::Upstream>| {
+            upstream.enabled && upstream.needs.is_empty() && !off.contains(&upstream.name)
+        };
+        for configured in config.upstreams.iter().filter(used) {
+            let same_limits = old.is_some_and(|old| {
+                let (old, new) = (&old.config.limits, &config.limits);
+                (old.message, old.processes) == (new.message, new.processes)
+            });
             let kept = old
                 .and_then(|old| old.by_name.get(configured.name.as_str()))
                 .filter(|old| same_limits && *old.config() == **configured);
@@ -322,8 +400,8 @@ impl Setup {
                 continue;
             }
             let outlet = hear::outlet(gateway.clone());
-            let message = config.limits.message;
-            match Upstream::new(Arc::clone(configured), message, life.clone(), outlet, keep) {
+            let limits = &config.limits;
+            match Upstream::new(Arc::clone(configured), limits, outlet, ground) {
                 Ok(upstream) => {
                     if let Some(old) = old.and_then(|old| old.by_name.get(configured.name.as_str()))
                         && old.key() == upstream.key()

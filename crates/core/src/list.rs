@@ -7,7 +7,7 @@ use crate::{
     conversation::Conversation,
     groups::View,
     life::Task,
-    time::Deadline,
+    time::{Deadline, Passed},
     upstream::{Failure, Upstream, Wanted},
 };
 use seawall_proto::{
@@ -18,7 +18,7 @@ use seawall_proto::{
         peer::Peer,
         serve,
     },
-    mcp::Page,
+    mcp::{Page, Tool},
 };
 use serde_json::{Value, json};
 use std::{
@@ -64,15 +64,21 @@ impl Gateway {
         self.life.spawn(Task::Follow, async move {
             this.refresh(upstream.name(), None, None).await;
             this.catalog.keep_eras(upstream.key(), upstream.spoken()).await;
-            let wanted = this.own_wanted();
-            if let Some(instance) = upstream.ready(&wanted) {
-                if instance.peer().list_changes() {
-                    instance.follow();
-                }
-                // A process is not kept waiting for a caller that may never share it.
-                upstream.end_probe(&wanted);
+            if let Some(instance) = upstream.ready(&this.own_wanted())
+                && instance.peer().list_changes()
+            {
+                instance.follow();
             }
+            this.end_own_process(upstream.name());
         });
+    }
+
+    /// Ends the process that was started for what Seawall itself asks: it is not kept waiting for a caller that may
+    /// never share it.
+    pub(crate) fn end_own_process(&self, upstream: &str) {
+        if let Some(upstream) = self.upstream(upstream) {
+            upstream.end_probe(&self.own_wanted());
+        }
     }
 
     /// Reads an upstream's lists into the catalogue: as the conversation's client sees them, or as a client without
@@ -103,7 +109,7 @@ impl Gateway {
                     reason = fault.message,
                     "its tools could not be listed"
                 );
-                upstream.noted(Some(Failure { stage, message: fault.message }));
+                upstream.noted(Some(Failure::now(stage, fault.message)));
                 self.unlisted.notify_waiters();
                 return;
             }
@@ -136,7 +142,13 @@ impl Gateway {
     ) -> Result<Listing, Fault> {
         let budget = Deadline::after(upstream.config().start_timeout + upstream.config().list_timeout);
         let read = self.read_pages(upstream, template, "tools/list", "tools", budget).await?;
-        let peer = self.peer(upstream, template).await?;
+        let peer = match budget.bound(self.peer(upstream, template)).await {
+            Ok(peer) => peer?,
+            Err(Passed) => {
+                let text = format!("server {:?} was not ready in time.", upstream.name());
+                return Err(Fault::new(seawall_proto::Code::Timeout, seawall_proto::Stage::Start, text));
+            }
+        };
         let declarations = match read {
             Ok(declarations) => declarations,
             Err(_) if !Offered::of(&peer).tools => Vec::new(),
@@ -406,6 +418,9 @@ impl Gateway {
             let live = self.whole(call.clone());
             if !restricted && let Ok(Ok(reply)) = Deadline::after(FRESH).bound(live).await {
                 self.learn_from(&reply.reply, &call, upstream).await;
+                if self.is_pinned(upstream) {
+                    return Ok(self.filtered(&call, upstream, &reply.reply).into());
+                }
                 return Ok(reply);
             }
             let tools: Vec<Cow<'_, str>> = known
@@ -424,25 +439,37 @@ impl Gateway {
         }
         // What was learnt just now may be a tool that is not to be shown.
         let known = self.catalog.exact(upstream, &fingerprint);
-        if !restricted && known.is_none_or(|known| known.shows_all()) {
+        if !restricted && !self.is_pinned(upstream) && known.is_none_or(|known| known.shows_all()) {
             return Ok(listed);
         }
         Ok(self.filtered(&call, upstream, &listed.reply).into())
     }
 
-    /// A page with only the tools its caller may see.
+    /// Whether definitions of an upstream's tools have to be accepted before they are shown.
+    fn is_pinned(&self, upstream: &str) -> bool {
+        self.upstream(upstream).is_some_and(|upstream| upstream.config().pin)
+    }
+
+    /// A page with only the tools its caller may see, and of a pinned upstream only definitions that were accepted.
     fn filtered(&self, call: &Call, upstream: &str, reply: &Reply) -> Reply {
         let Some(page) = page_of(reply, "tools") else { return reply.clone() };
-        let seen: Vec<&str> = page
+        let pinned = self.upstream(upstream).filter(|upstream| upstream.config().pin);
+        let wire = call.request.wire();
+        let seen: Vec<String> = page
             .items
-            .iter()
-            .filter(|item| {
-                seawall_proto::mcp::Tool::read((*item).clone()).is_some_and(|tool| {
-                    call.caller.may_use(upstream, &tool.name)
-                        && !self.catalog.leaves_out(upstream, &tool.name)
-                })
+            .into_iter()
+            .filter_map(|item| {
+                let tool = Tool::read(item.clone())?;
+                let seen = call.caller.may_use(upstream, &tool.name)
+                    && !self.catalog.leaves_out(upstream, &tool.name);
+                match &pinned {
+                    Some(pinned) if seen => {
+                        let shown = self.catalog.vetted(upstream, pinned.key(), tool)?;
+                        Some(cross::fitting(wire, shown.as_str()).into_owned())
+                    }
+                    _ => seen.then(|| item.as_str().to_owned()),
+                }
             })
-            .map(|item| item.as_str())
             .collect();
         let next = page.next.map_or_else(String::new, |next| format!(r#","nextCursor":{}"#, json!(next)));
         serve::result(&call.request, &format!(r#"{{"tools":[{}]{next}}}"#, seen.join(",")), 0)

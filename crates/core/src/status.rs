@@ -4,6 +4,9 @@ use crate::{Gateway, telemetry::Gauges};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
+/// Lines of standard error that stand beside a failure.
+const LAST_LINES: usize = 5;
+
 impl Gateway {
     /// Everything `seawall status` shows, as JSON.
     pub fn status(&self) -> Value {
@@ -18,10 +21,13 @@ impl Gateway {
                 let listing = self.catalog.listing(&configured.name, "");
                 let failure = upstream.and_then(|upstream| upstream.failure());
                 let instances = upstream.map_or_else(Vec::new, |upstream| upstream.statuses());
-                let state = if !configured.enabled {
+                let left_alone = upstream.and_then(|upstream| upstream.left_alone());
+                let state = if !configured.enabled || self.is_switched_off(&configured.name) {
                     String::from("disabled")
                 } else if !configured.needs.is_empty() {
                     format!("needs {}", configured.needs.join(", "))
+                } else if left_alone.is_some() {
+                    String::from("left alone")
                 } else if failure.is_some() {
                     String::from("failed")
                 } else if !instances.is_empty() {
@@ -39,13 +45,30 @@ impl Gateway {
                     },
                     "state": state,
                     "tools": listing.map_or(0, |listing| listing.tools.len()),
+                    "changed": self.catalog.held_back(&configured.name).len(),
                     "failure": failure.map(|failure| json!({"stage": failure.stage, "message": failure.message})),
+                    "last_failure": upstream.and_then(|upstream| upstream.last_failure()).map(|failure| json!({
+                        "stage": failure.stage,
+                        "message": failure.message,
+                        "at": failure.at.to_string(),
+                        "stderr": upstream.and_then(|upstream| upstream.tails().pop())
+                            .map_or_else(Vec::new, |(_, tail)| tail.lines(LAST_LINES)),
+                    })),
+                    "left_alone": left_alone.map(|(times, next)| json!({"times": times, "next_try_ms": ms(next)})),
                     "instances": instances.iter().map(|instance| json!({
                         "key": instance.key,
+                        "state": instance.state,
                         "era": instance.version,
                         "pid": instance.pid,
                         "in_flight": instance.in_flight,
                         "age_ms": ms(instance.age),
+                        "skipped": instance.oddities.skipped,
+                        "last_skipped": instance.oddities.last_skipped,
+                        "garbled": instance.oddities.garbled,
+                        "late": instance.oddities.late,
+                        "unknown": instance.oddities.unknown,
+                        "dropped": instance.oddities.dropped,
+                        "oversize": instance.oddities.oversize,
                     })).collect::<Vec<_>>(),
                 })
             })

@@ -28,6 +28,7 @@ mod serve;
 mod sources;
 mod status;
 mod stdio;
+mod switch;
 mod token;
 mod tools;
 mod try_out;
@@ -56,7 +57,7 @@ pub(crate) enum Command {
     Token(token::Arguments),
     /// Check the configuration and print what it comes to.
     Check(check::Arguments),
-    /// List the tools of the running daemon.
+    /// List the tools of the running daemon, see what changed of their definitions, and accept that.
     Tools(tools::Arguments),
     /// Call a tool of the running daemon.
     Call(call::Arguments),
@@ -76,6 +77,10 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// End an upstream's instances; the next call starts new ones.
     Restart(restart::Arguments),
+    /// Switch a server off, until it is enabled again; its calls end.
+    Disable(switch::Arguments),
+    /// Switch a server on again that was disabled.
+    Enable(switch::Arguments),
     /// Log in at an upstream that wants it.
     Login(login::Arguments),
     /// Forget the login at an upstream.
@@ -187,6 +192,8 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Status(arguments) => status::run(arguments).await,
         Command::Logs(arguments) => logs::run(arguments).await,
         Command::Restart(arguments) => restart::run(arguments).await,
+        Command::Disable(arguments) => switch::run(arguments, false).await,
+        Command::Enable(arguments) => switch::run(arguments, true).await,
         Command::Login(arguments) => login::run(arguments).await,
         Command::Logout(arguments) => logout::run(arguments).await,
         Command::Explain(arguments) => explain::run(arguments).await,

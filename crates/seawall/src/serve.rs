@@ -8,6 +8,7 @@ mod login;
 mod mcp;
 mod sse;
 mod stream;
+mod tools;
 
 use axum::{
     Router,
@@ -145,8 +146,12 @@ fn router(front: Arc<Front>) -> Router {
         .route("/sse/message", post(sse::message))
         .route("/api/v1/status", get(admin::status))
         .route("/api/v1/explain/{tool}", get(explain::explain))
+        .route("/api/v1/tools", get(tools::standings))
+        .route("/api/v1/upstreams/{name}/accept", post(tools::accept))
         .route("/api/v1/upstreams/{name}/logs", get(admin::logs))
         .route("/api/v1/upstreams/{name}/restart", post(admin::restart))
+        .route("/api/v1/upstreams/{name}/enable", post(admin::enable))
+        .route("/api/v1/upstreams/{name}/disable", post(admin::disable))
         .route("/api/v1/upstreams/{name}/login", post(login::begin))
         .route("/api/v1/upstreams/{name}/login/{state}", get(login::outcome))
         .route("/api/v1/upstreams/{name}/logout", post(login::forget))

@@ -103,6 +103,11 @@ impl Attempt {
             let Some(input) = peer.input(request, &response) else {
                 return Ok(peer.reply(request, &response));
             };
+            let face = call.request.face();
+            if let Some((name, _)) = input.questions.iter().find(|(_, asked)| !face.can_be_asked(asked)) {
+                let reason = format!("the client has not said that it can be asked what {name:?} asks");
+                return Ok(cross::unanswered(request, &reason));
+            }
             match self.ask_all(&input, round).await? {
                 Ok(answers) => match call.request.with_input(&answers, input.state.as_ref()) {
                     Some(request) => answered = Some(request),
@@ -143,6 +148,10 @@ impl Attempt {
         {
             // An earlier round may have acted, whatever became of this one.
             if round == 0 { self.journal.recalled() } else { lost.sent = Sent::Maybe }
+        }
+        let unsent = self.exchange.as_ref().is_some_and(|exchange| exchange.sent() == Sent::No);
+        if matches!(outcome, Err(Ended::TimedOut)) && unsent && round == 0 {
+            self.journal.recalled();
         }
         outcome.map(Ok)
     }
@@ -208,7 +217,7 @@ impl Attempt {
                     heard => self.pass_on(request, peer, heard),
                 },
                 () = &mut expired => {
-                    exchange.cancel("the time limit of the call passed");
+                    exchange.expire("the time limit of the call passed");
                     return Err(Ended::TimedOut);
                 }
                 interest = self.line.lower(self.interest) => {

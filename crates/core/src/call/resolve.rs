@@ -6,9 +6,10 @@ use super::{
     attempt::{Attempt, Ended},
     journal::Journal,
 };
+use crate::config::Sharing;
 use crate::{
     Gateway,
-    catalog::Tool,
+    catalog::{Held, Tool},
     time::Clock,
     upstream::{Lost, Sent, Upstream, Wanted},
 };
@@ -34,6 +35,8 @@ pub(super) struct Target {
     pub(super) control: bool,
     /// The largest result that is handed on whole, in bytes, where that is limited.
     pub(super) result_limit: Option<usize>,
+    /// Why the tool may not be used, where its definition has to be an accepted one.
+    held: Option<Held>,
     wanted: Wanted,
 }
 
@@ -54,6 +57,14 @@ impl Gateway {
         if is_call && subject.as_ref().is_some_and(|tool| self.catalog.leaves_out(upstream.name(), tool)) {
             return Err(unknown());
         }
+        let held = subject
+            .as_ref()
+            .filter(|_| is_call && upstream.config().pin)
+            .and_then(|tool| self.catalog.held(upstream.name(), upstream.key(), request.face(), tool));
+        if held == Some(Held::New) {
+            return Err(unknown());
+        }
+        let held = held.filter(|held| *held != Held::New);
         let tool =
             subject.as_ref().filter(|_| is_call).and_then(|name| self.catalog.tool(upstream.name(), name));
         let config = upstream.config();
@@ -76,19 +87,42 @@ impl Gateway {
         let result_limit = subject.as_ref().filter(|_| is_call).and_then(|name| config.result_limit_of(name));
         let wanted = Wanted::by(call).for_one_call(&upstream);
         let control = lists || listens;
-        Ok(Target { tool, subject, timeout, effects, control, result_limit, wanted, upstream })
+        Ok(Target { tool, subject, timeout, effects, control, result_limit, held, wanted, upstream })
     }
 
     pub(super) fn authorise(&self, call: &Call, target: Target) -> Result<Target, Fault> {
         let Some(tool) = target.subject.as_ref().filter(|_| call.request.method() == "tools/call") else {
             return Ok(target);
         };
-        if call.caller.may_use(target.upstream.name(), tool) {
-            return Ok(target);
+        let server = target.upstream.name();
+        if call.caller.may_use(server, tool) {
+            return match target.held {
+                Some(why) => Err(held_back(why, server, tool)),
+                None => Ok(target),
+            };
         }
-        let text = format!("the caller {} may not use {}__{tool}.", call.caller.name, target.upstream.name());
+        let text = format!("the caller {} may not use {server}__{tool}.", call.caller.name);
         Err(Fault::new(Code::Forbidden, Stage::Authorise, text))
     }
+}
+
+/// The fault of a tool whose definition is not one that was accepted, or not known. Whoever may not use the tool does
+/// not hear of it.
+fn held_back(why: Held, server: &Arc<str>, tool: &str) -> Fault {
+    let text = if why == Held::Unlisted {
+        format!(
+            "server {server:?} has not listed its tools yet, and only accepted definitions of them may be used, so \
+             nothing was sent. Try again."
+        )
+    } else {
+        format!(
+            "the definition of {tool:?} of server {server:?} changed since it was accepted, so nothing was sent. \
+             Whoever runs Seawall sees what changed with `seawall tools diff {server}`, and accepts it with `seawall \
+             tools accept {server}`."
+        )
+    };
+    let fault = Fault::new(Code::UpstreamUnavailable, Stage::Resolve, text);
+    Fault { upstream: Some(Arc::clone(server)), ..fault }
 }
 
 /// The record of a call that found no target.
@@ -125,11 +159,14 @@ impl Target {
     }
 
     pub(super) fn claim(&self, call: &Call) -> Claim {
+        let config = self.upstream.config();
+        // Where each call has an instance of its own, there are no more calls than instances.
+        let instances = config.pool.max.filter(|_| config.sharing == Sharing::Call);
         Claim {
             caller: Arc::clone(&call.caller.name),
             conversation: call.conversation.clone(),
             upstream: Arc::clone(self.upstream.name()),
-            upstream_limit: self.upstream.config().limit.map(usize::from),
+            upstream_limit: config.limit.into_iter().chain(instances).map(usize::from).min(),
             tool: self.about(&call.request),
         }
     }
@@ -147,7 +184,7 @@ impl Target {
     /// Whether it may be tried once more: only where nothing was sent, and starting failed for a reason that
     /// another start may not meet.
     pub(super) fn may_retry(&self, lost: &Lost) -> bool {
-        lost.sent == Sent::No && !lost.timed_out
+        lost.sent == Sent::No && !lost.timed_out && !lost.crowded && lost.retry_after.is_none()
     }
 
     /// Ends an instance that was made for this call alone.
@@ -179,7 +216,12 @@ impl Target {
             Ended::Lost(lost) => lost,
         };
         let why = &lost.why;
-        let (code, text) = if lost.timed_out {
+        let (code, text) = if lost.crowded {
+            (
+                Code::OverCapacity,
+                format!("server {name:?} takes no more: {why}. Nothing was sent; try again."),
+            )
+        } else if lost.timed_out {
             (Code::Timeout, format!("server {name:?} could not be started: {why}. Nothing was sent."))
         } else if lost.sent == Sent::No {
             (Code::UpstreamUnavailable, format!("server {name:?} is not available: {why}. Nothing was sent."))
@@ -197,6 +239,7 @@ impl Target {
             );
             (Code::OutcomeUnknown, text)
         };
-        Fault::new(code, stage, text)
+        let retry_after_ms = lost.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        Fault { retry_after_ms, ..Fault::new(code, stage, text) }
     }
 }

@@ -11,8 +11,8 @@ pub(super) fn check_url(text: &str) -> Result<(), String> {
         return wrong("write one such as \"https://example.com/mcp\"");
     };
     match uri.scheme_str() {
-        Some("http" | "https") => {}
-        Some(_) => return wrong("only http:// and https:// are spoken"),
+        Some("http" | "https" | "ws" | "wss") => {}
+        Some(_) => return wrong("only http://, https://, ws:// and wss:// are spoken"),
         None => return wrong("begin it with http:// or https://"),
     }
     match uri.authority() {
@@ -43,7 +43,7 @@ fn shown_url(text: &str) -> String {
 /// Whether a URL leads to this daemon's own listener.
 pub(super) fn is_own(url: &str, listen: SocketAddr) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
-    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let usual = if matches!(uri.scheme_str(), Some("https" | "wss")) { 443 } else { 80 };
     let port = uri.port_u16().unwrap_or(usual);
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let address = host.parse::<std::net::IpAddr>().ok();

@@ -310,7 +310,8 @@ fn filled(written: &Kind, surroundings: &Surroundings<'_>) -> (Kind, Vec<String>
             let cwd = cwd.filter(|cwd| !cwd.is_empty()).map(|cwd| surroundings.base.join(cwd));
             Kind::Stdio { command, args, env, cwd }
         }
-        Kind::Http { url, headers, ca_file } => Kind::Http {
+        Kind::Http { transport, url, headers, ca_file } => Kind::Http {
+            transport: *transport,
             url: fill(url),
             headers: headers
                 .iter()

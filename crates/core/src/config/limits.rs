@@ -24,6 +24,7 @@ pub(super) fn limits<'a>(
     let sessions = overrides.given(&mut section, "sessions", faults, one_or_more);
     let session_idle = overrides.given(&mut section, "session_idle", faults, values::some_time);
     let message = overrides.given(&mut section, "message", faults, values::size);
+    let processes = overrides.given(&mut section, "processes", faults, one_or_more);
     section.finish(&[], faults);
 
     let mut misfits = Vec::new();
@@ -43,6 +44,7 @@ pub(super) fn limits<'a>(
         sessions: sessions.map_or(16_384, |given| given.value),
         session_idle: session_idle.map_or(Duration::from_secs(30 * 60), |given| given.value),
         message: message.map_or(16 << 20, |given| given.value),
+        processes: processes.map_or(256, |given| given.value),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Caller, Client, Config, ConfigFault, DEFAULT, Group, Note, Source, S
 use super::{address, foreign, limits, servers, values};
 
 /// The keys that a variable overrides: `limits.total` is `SEAWALL_LIMITS_TOTAL`.
-const SCALARS: [&str; 11] = [
+const SCALARS: [&str; 12] = [
     "listen",
     "state",
     "grace",
@@ -25,6 +25,7 @@ const SCALARS: [&str; 11] = [
     "limits.sessions",
     "limits.session_idle",
     "limits.message",
+    "limits.processes",
 ];
 
 /// Variables of ours that are no keys: a client's token, what is logged, and where the file is.

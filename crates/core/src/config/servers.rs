@@ -8,8 +8,8 @@ use seawall_proto::era::Pin;
 
 use super::expand::{Expanded, expand};
 use super::raw::{Faults, Item, Section};
-use super::{Effects, Kind, OAuth, Secret, Sharing, ToolConfig, Upstream};
-use super::{address, values};
+use super::{Effects, Kind, OAuth, Secret, Sharing, ToolConfig, Transport, Upstream};
+use super::{address, pool, values};
 
 /// What the strings of servers are read with.
 pub(super) struct Surroundings<'a> {
@@ -19,9 +19,8 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// Words that other programs use, and what to write here.
-const REMEDIES: [(&str, &str); 12] = [
-    ("type", "leave it out, `command` or `url` says it"),
-    ("transport", "leave it out, `command` or `url` says it"),
+const REMEDIES: [(&str, &str); 11] = [
+    ("type", "leave it out, `command` or `url` says it; beside `url`, `transport` may say more"),
     ("disabled", "write `enabled = false`"),
     ("environment", "write `env`"),
     ("cmd", "write `command`"),
@@ -121,7 +120,9 @@ impl Reader<'_, '_> {
             item.refuse(faults, USELESS_ON_URL);
         }
         let stop_grace = stop_grace.and_then(|item| values::duration(&item, faults));
+        let pin = section.take("pin").and_then(|item| item.flag(faults));
         let result_limit = section.take("result_limit").and_then(|item| result_limit(&item, faults));
+        let pool = pool::pool(&mut section, kind.as_ref(), faults);
         let tools = tools(section.take_section("tools", faults), faults);
         section.finish(&REMEDIES, faults);
 
@@ -139,7 +140,9 @@ impl Reader<'_, '_> {
             trust_hints: trust_hints.unwrap_or(plain.trust_hints),
             tools,
             stop_grace: stop_grace.unwrap_or(plain.stop_grace),
+            pin: pin.unwrap_or(plain.pin),
             result_limit,
+            pool,
             ..plain
         })
     }
@@ -149,7 +152,7 @@ impl Reader<'_, '_> {
         let command = section.take("command");
         let url = section.take("url");
         let of_command = ["args", "env", "cwd"].map(|name| section.take(name));
-        let of_url = ["headers", "ca_file"].map(|name| section.take(name));
+        let of_url = ["headers", "ca_file", "transport"].map(|name| section.take(name));
         match (command, url) {
             (Some(command), None) => {
                 self.useless(&of_url, USELESS_ON_COMMAND);
@@ -212,7 +215,7 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn http(&mut self, url: &Item<'_>, [headers, ca_file]: [Option<Item<'_>>; 2]) -> Option<Kind> {
+    fn http(&mut self, url: &Item<'_>, [headers, ca_file, transport]: [Option<Item<'_>>; 3]) -> Option<Kind> {
         let address = self.filled(url, "\"https://example.com/mcp\"");
         if let Some(address) = &address
             && address.complete()
@@ -241,12 +244,28 @@ impl Reader<'_, '_> {
         let certificates = ca_file.as_ref().and_then(|item| self.filled(item, "\"/etc/ssl/our-ca.pem\""));
         let address = address?.text;
         if let Some(item) = &ca_file
-            && address.starts_with("http://")
+            && (address.starts_with("http://") || address.starts_with("ws://"))
         {
-            item.refuse(self.faults, "has no use for an http:// URL: remove it, or write https:// in `url`");
+            item.refuse(
+                self.faults,
+                "has no use for a URL without TLS: remove it, or write https:// in `url`",
+            );
         }
         let ca_file = certificates.map(|path| self.surroundings.base.join(path.text));
-        Some(Kind::Http { url: address, headers: named, ca_file })
+        let transport = match transport {
+            Some(item) => self.transport(&item, &address)?,
+            None => Transport::of(&address),
+        };
+        Some(Kind::Http { transport, url: address, headers: named, ca_file })
+    }
+
+    fn transport(&mut self, item: &Item<'_>, url: &str) -> Option<Transport> {
+        let words = [("http", Transport::Streamable), ("sse", Transport::Sse)];
+        let transport = values::choice(item, &words, self.faults)?;
+        if Transport::of(url) == Transport::WebSocket {
+            item.refuse(self.faults, "has no use beside a ws:// or wss:// URL: remove it");
+        }
+        Some(transport)
     }
 
     fn oauth(&mut self, item: &Item<'_>, kind: Option<&Kind>) -> Option<OAuth> {

@@ -107,6 +107,7 @@ fn every_key_of_the_daemon_has_an_effect() {
         sessions = 5
         session_idle = "1h30m"
         message = "512KiB"
+        processes = 9
         "#
     ));
     assert_eq!(config.listen.to_string(), "0.0.0.0:9000");
@@ -126,6 +127,7 @@ fn every_key_of_the_daemon_has_an_effect() {
         sessions: 5,
         session_idle: Duration::from_secs(5400),
         message: 512 * 1024,
+        processes: 9,
     };
     assert_eq!(config.limits, limits);
 }
@@ -208,6 +210,7 @@ fn every_key_of_a_url_has_an_effect() {
         ("Authorization".to_owned(), Secret::new("Bearer x")),
     ];
     let kind = Kind::Http {
+        transport: Transport::Streamable,
         url: "https://example.com/mcp".to_owned(),
         headers,
         ca_file: Some(PathBuf::from("/base/ca.pem")),
@@ -428,7 +431,7 @@ fn knobs_without_use_are_refused() {
         refused(&text, &format!("seawall.toml:3: servers.x.{key}: has no use beside `url`"), &["remove it"]);
     }
     let text = "[servers.x]\nurl = \"http://a\"\nca_file = \"a.pem\"";
-    refused(text, "seawall.toml:3: servers.x.ca_file: has no use for an http:// URL", &["https://"]);
+    refused(text, "seawall.toml:3: servers.x.ca_file: has no use for a URL without TLS", &["https://"]);
 }
 
 #[test]
@@ -567,6 +570,7 @@ fn variables_of_ours_override_keys() {
         ("SEAWALL_LIMITS_SESSIONS", "3"),
         ("SEAWALL_LIMITS_SESSION_IDLE", "2m"),
         ("SEAWALL_LIMITS_MESSAGE", "1MiB"),
+        ("SEAWALL_LIMITS_PROCESSES", "7"),
         ("SEAWALL_TOKEN", "x"),
         ("SEAWALL_LOG", "debug"),
         ("SEAWALL_CONFIG", "y"),
@@ -585,6 +589,7 @@ fn variables_of_ours_override_keys() {
         sessions: 3,
         session_idle: Duration::from_secs(120),
         message: 1 << 20,
+        processes: 7,
     };
     assert_eq!(config.limits, limits);
 }
@@ -684,11 +689,10 @@ fn foreign_oddities_are_notes_and_foreign_wrecks_are_left_out() {
 "odd": {"command": "o", "disabled": "yes", "timeout": 0}
 }}"#;
     let (config, notes) = with_foreign("", &[("c.json", file)]);
-    assert_eq!(names(&config), ["nested", "old", "plain", "filter", "ask", "my_server", "odd"]);
+    assert_eq!(names(&config), ["nested", "old", "plain", "filter", "ask", "my_server", "ws", "odd"]);
     assert_eq!(config.upstreams[4].needs, ["input:key"]);
     for begin in [
         "c.json:1: settings of the client, not read: theme",
-        "c.json:3: mcpServers.old.type: \"sse\" is not spoken",
         "c.json:4: mcpServers.plain.url: has no `type`",
         "c.json:5: mcpServers.filter.disabledTools: the client's choice",
         "c.json:5: mcpServers.filter.headers: has no use",
@@ -697,7 +701,6 @@ fn foreign_oddities_are_notes_and_foreign_wrecks_are_left_out() {
         "c.json:8: mcpServers.both: has both",
         "c.json:9: mcpServers.none: has neither",
         "c.json:10: mcpServers.bad.args: a string where a list is expected; the server is left out",
-        "c.json:11: mcpServers.ws.url:",
         "c.json:12: mcpServers.text: a string where an object is expected",
         "c.json:13: mcpServers.self: this is Seawall itself",
         "c.json:14: mcpServers.us: this is Seawall itself",

@@ -6,21 +6,19 @@
 //! upstream said of itself.
 
 mod client;
+mod endpoint;
 mod exchange;
 pub mod oauth;
 
 use super::{Broadcast, Lost, Plan, Sent, Upstream};
-use crate::{
-    config,
-    life::{Life, Task},
-};
+use crate::life::{Life, Task};
 use bytes::Bytes;
-use client::Client;
+pub(super) use endpoint::{Address, Endpoint, Head, STREAM, extend, is_stream};
 pub use exchange::Exchange;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use oauth::{Authorization, Challenge, Keep, Tokens};
+use oauth::Authorization;
 use seawall_proto::{
     Ask, Message, Reply, ReplySlot, Request,
     era::{
@@ -33,7 +31,6 @@ use seawall_proto::{
 };
 use std::{
     borrow::Cow,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -48,38 +45,15 @@ use tokio_util::sync::CancellationToken;
 
 const SESSION: &str = "mcp-session-id";
 const LAST_EVENT: &str = "last-event-id";
-const STREAM: &str = "text/event-stream";
 /// How long a message that nobody waits for may take.
-const SEND_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// How long a broken stream of an upstream's own messages waits before it is opened again, at first and at most.
 const FOLLOW_AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
-/// Most bytes of an answer that is no result which are read to find out what it says.
-const ERROR_BODY: usize = 64 * 1024;
 
 /// Makes instances of one endpoint.
 #[derive(Debug)]
 pub struct Connector {
     endpoint: Arc<Endpoint>,
-}
-
-/// Where requests go, and what goes with each.
-#[derive(Debug)]
-struct Endpoint {
-    client: Client,
-    uri: Uri,
-    headers: HeaderMap,
-    /// The logins at it, where its headers do not authorize already.
-    authorization: Option<Arc<Authorization>>,
-    /// The largest message, in bytes.
-    message: usize,
-}
-
-/// Where an upstream is, as it is configured.
-#[derive(Debug)]
-pub(super) struct Address<'a> {
-    pub(super) url: &'a str,
-    pub(super) headers: &'a [(String, config::Secret)],
-    pub(super) ca_file: Option<&'a Path>,
 }
 
 /// One session, or an endpoint that has none.
@@ -97,6 +71,8 @@ pub struct Instance {
     quiet: Notify,
     followed: AtomicBool,
     pub(super) logs: AtomicBool,
+    /// No new calls although those under way go on; it ends after the last of them.
+    draining: AtomicBool,
     /// No new calls.
     gone: CancellationToken,
     /// No calls at all: those under way end too.
@@ -112,28 +88,8 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Connector {
-    pub(super) fn new(
-        config: &config::Upstream,
-        address: &Address<'_>,
-        message: usize,
-        keep: &Keep,
-        life: &Life,
-    ) -> Result<Self, String> {
-        let Address { url, headers, ca_file } = *address;
-        let uri: Uri = url.parse().map_err(|error| format!("`url`: {error}"))?;
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            let bad = |what: &str| format!("`headers.{name}` is not a valid header {what}");
-            let name = HeaderName::try_from(name.as_str()).map_err(|_| bad("name"))?;
-            let mut value = HeaderValue::try_from(value.expose()).map_err(|_| bad("value"))?;
-            value.set_sensitive(true);
-            map.append(name, value);
-        }
-        map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        map.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        let client = Client::new(&uri, ca_file)?;
-        let authorization = Authorization::of(config, &uri, &map, ca_file, keep, life);
-        Ok(Self { endpoint: Arc::new(Endpoint { client, uri, headers: map, authorization, message }) })
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint: Arc::new(endpoint) }
     }
 
     /// Opens a session, or learns what the endpoint says of itself.
@@ -174,8 +130,8 @@ impl Connector {
         }
     }
 
-    /// Sends an opening request and reads its answer; `refused` says so where a login is wanted, which tells nothing
-    /// of the era.
+    /// Sends an opening request and reads its answer; `refused` says so where a login is wanted or it is elsewhere,
+    /// which tells nothing of the era.
     async fn ask(
         &self,
         body: Bytes,
@@ -191,10 +147,13 @@ impl Connector {
             return (Opened::Gone(lost.why), None);
         }
         let session = response.headers().get(SESSION).cloned();
-        let status = response.status().as_u16();
+        let head = Head::of(&response);
+        if head.redirects() {
+            *refused = Some(head.instead(&[]));
+        }
         let heard = match self.endpoint.first_response(response).await {
             Ok(Some(message)) => Opened::Response(message),
-            Ok(None) => Opened::Status(status),
+            Ok(None) => Opened::Status(head.status.as_u16()),
             Err(lost) => Opened::Gone(lost.why),
         };
         (heard, session)
@@ -206,134 +165,13 @@ impl Upstream {
     pub(crate) fn authorization(&self) -> Option<&Arc<Authorization>> {
         match &self.connector {
             super::Connector::Http(connector) => connector.endpoint.authorization.as_ref(),
+            super::Connector::Sse(connector) => connector.endpoint.authorization.as_ref(),
+            super::Connector::WebSocket(connector) => connector.endpoint.authorization.as_ref(),
             super::Connector::Stdio(_) => None,
             #[cfg(test)]
             super::Connector::Script(_) => None,
         }
     }
-}
-
-impl Endpoint {
-    /// Sends one HTTP request and waits for the head of its answer. What was refused with a token that could be
-    /// replaced is sent once more.
-    async fn send(
-        &self,
-        method: Method,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, Lost> {
-        let Some(authorization) = &self.authorization else {
-            return self.send_once(method, headers, body, None).await;
-        };
-        let Some(tokens) = authorization.to_send().await else {
-            let response = self.send_once(method, headers, body, None).await?;
-            if let Some(challenge) = Challenge::of(response.status(), response.headers()) {
-                authorization.note(None, challenge);
-            }
-            return Ok(response);
-        };
-        let sending = self.send_once(method.clone(), headers.clone(), body.clone(), Some(&tokens));
-        let response = sending.await?;
-        let Some(challenge) = Challenge::of(response.status(), response.headers()) else {
-            return Ok(response);
-        };
-        let Some(newer) = authorization.instead(&tokens, challenge).await else { return Ok(response) };
-        let response = self.send_once(method, headers, body, Some(&newer)).await?;
-        if let Some(challenge) = Challenge::of(response.status(), response.headers()) {
-            authorization.note(Some(&newer), challenge);
-        }
-        Ok(response)
-    }
-
-    /// What an answer says that wants a login.
-    fn wants_login(&self, response: &Response<Incoming>) -> Option<Lost> {
-        let authorization = self.authorization.as_ref()?;
-        let challenge = Challenge::of(response.status(), response.headers())?;
-        Some(Lost::nonsense(authorization.wanted(&challenge)))
-    }
-
-    async fn send_once(
-        &self,
-        method: Method,
-        headers: HeaderMap,
-        body: Bytes,
-        tokens: Option<&Tokens>,
-    ) -> Result<Response<Incoming>, Lost> {
-        let mut request = HttpRequest::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = headers;
-        if let Some(bearer) = tokens.and_then(Tokens::bearer) {
-            request.headers_mut().insert(header::AUTHORIZATION, bearer);
-        }
-        self.client.request(request).await
-    }
-
-    /// The first JSON-RPC response in an HTTP answer, be it a body or a stream; `None` where there is none.
-    async fn first_response(&self, response: Response<Incoming>) -> Result<Option<Message>, Lost> {
-        if !is_stream(&response) {
-            let body = self.collect(response).await?;
-            return Ok(Message::parse(body).ok().filter(|message| message.method().is_none()));
-        }
-        let mut body = response.into_body();
-        let mut reader = SseReader::new(self.message);
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|error| Lost::new(Sent::Maybe, format!("its stream broke: {error}")))?;
-            reader.feed(frame.data_ref().map_or(&[][..], |data| data));
-            while let Some(event) = reader.next_event().map_err(|error| Lost::nonsense(error.to_string()))? {
-                if let Ok(message) = Message::parse(event.data)
-                    && message.method().is_none()
-                {
-                    return Ok(Some(message));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// The whole body of an answer, within the limit.
-    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, Lost> {
-        let limit = if response.status().is_success() { self.message } else { self.message.min(ERROR_BODY) };
-        let body = Limited::new(response.into_body(), limit).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                let why = format!("its answer was larger than the limit ({limit} bytes)");
-                Lost { too_large: true, ..Lost::nonsense(why) }
-            } else {
-                Lost::new(Sent::Maybe, format!("its answer broke off: {error}"))
-            }
-        })
-    }
-}
-
-fn is_stream(response: &Response<Incoming>) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with(STREAM))
-}
-
-fn extend(
-    mut map: HeaderMap,
-    headers: impl IntoIterator<Item = (Cow<'static, str>, Cow<'static, str>)>,
-) -> HeaderMap {
-    for (name, value) in headers {
-        let name = match name {
-            Cow::Borrowed(name) => HeaderName::from_static(name),
-            Cow::Owned(name) => match HeaderName::try_from(name) {
-                Ok(name) => name,
-                Err(_) => continue,
-            },
-        };
-        let value = match value {
-            Cow::Borrowed(value) => HeaderValue::from_static(value),
-            Cow::Owned(value) => match HeaderValue::try_from(value) {
-                Ok(value) => value,
-                Err(_) => continue,
-            },
-        };
-        map.insert(name, value);
-    }
-    map
 }
 
 impl Instance {
@@ -360,6 +198,7 @@ impl Instance {
             quiet: Notify::new(),
             followed: AtomicBool::new(false),
             logs: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             gone: CancellationToken::new(),
             ended: CancellationToken::new(),
             life: life.clone(),
@@ -372,7 +211,7 @@ impl Instance {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub(super) async fn gone(&self) {
@@ -380,7 +219,24 @@ impl Instance {
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        self.gone.is_cancelled()
+        self.drains() || self.gone.is_cancelled()
+    }
+
+    fn drains(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Takes no new calls, and ends when the last of those under way has.
+    pub(super) fn drain(self: &Arc<Self>, why: &str) {
+        tracing::debug!(uri = %self.endpoint.uri, why, "a session takes no new calls");
+        self.draining.store(true, Ordering::SeqCst);
+        self.end_if_drained();
+    }
+
+    fn end_if_drained(self: &Arc<Self>) {
+        if self.drains() && self.in_flight() == 0 {
+            self.end("the last of its calls has ended");
+        }
     }
 
     /// Ends the session; the upstream is told in a task of its own.

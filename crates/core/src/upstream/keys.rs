@@ -1,7 +1,7 @@
 //! Which calls may share an instance.
 
 use super::{Owner, Wanted};
-use crate::config::Sharing;
+use crate::{config::Sharing, list};
 use seawall_proto::{Raw, era::EraKey};
 use std::{fmt, sync::Arc};
 
@@ -23,6 +23,16 @@ impl Isolation {
             // A request that names no conversation shares with its caller's others.
             Sharing::Session => wanted.conversation.clone().map_or_else(caller, Self::Conversation),
             Sharing::Call => wanted.conversation.clone().map_or_else(caller, Self::Call),
+        }
+    }
+}
+
+impl Isolation {
+    /// Whether it is for what Seawall itself asks: what an upstream offers, and what changes.
+    pub(super) fn is_own(&self) -> bool {
+        match self {
+            Self::Conversation(name) | Self::Caller(name) => **name == *list::OWN,
+            Self::Everyone | Self::Call(_) => false,
         }
     }
 }

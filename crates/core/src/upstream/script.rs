@@ -44,7 +44,7 @@ pub struct Instance {
 }
 
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     steps: VecDeque<(String, Duration)>,
     at: Option<Instant>,
     id: Raw,

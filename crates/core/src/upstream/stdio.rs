@@ -1,192 +1,124 @@
 //! Upstreams that are child processes.
 //!
-//! An instance is four tasks: the *owner* follows the pid and ends the child by the ladder; the *reader* routes what
-//! the child says and never waits for anything but the child; the *writer* waits for the child to read; standard
-//! error is drained into a ring. Between them are bounded queues: requests wait for room in theirs, within their
-//! deadline; cancels and answers have a lane of their own that requests cannot fill; what a call is told (progress,
-//! log) is dropped and counted when its queue is full, but room for its response is set aside beforehand.
+//! An instance is a channel over three tasks and the channel's own: the *owner* follows the pid and ends the child by
+//! the ladder; the *reader* never waits for anything but the child; the *writer* waits for the child to read; standard
+//! error is drained into a ring.
 
-use super::{Broadcast, Heard, Lost, Plan, Sent};
+use super::{
+    Lost, Plan, Sent,
+    channel::{self, Early, Instance, Queues, Starting, early},
+};
 use crate::{
-    config::{self, Kind},
+    Ground,
+    config::{self, Kind, Limits},
+    ledger::{Entry, Ledger},
     life::{Life, Task},
 };
 use bytes::{Bytes, BytesMut};
-use seawall_proc::{Child, Command, Line, Lines, Process, Stdin, Tail};
-use seawall_proto::{
-    Ask, Message, Reply, ReplySlot, Request,
-    era::{
-        Spoken,
-        opening::{self, Opening, Step},
-        peer::{Incoming, Minted, Outgoing, Peer, Topic, answer_upstream},
-    },
-    event::Answer,
+use seawall_proc::{Child, Command, Line, Lines, Process, SpawnErrorKind, Stdin, Tail};
+use seawall_proto::era::{
+    Spoken,
+    opening::{Heard, Opening},
+    peer::Peer,
 };
 use std::{
-    collections::HashMap,
     ffi::OsString,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc},
-    time::timeout,
+    sync::Notify,
+    time::{Instant as Moment, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-/// Requests that may wait for the child to read its stdin.
-const DATA_QUEUE: usize = 64;
-/// Cancels, answers and notifications that may wait for it; beyond that they are dropped and counted.
-const CONTROL_QUEUE: usize = 256;
-/// Messages that may wait for one call to take them, besides its response.
-const CALL_QUEUE: usize = 64;
 /// Bytes of standard error that are kept.
 const STDERR_RING: usize = 64 * 1024;
 /// How long what an ended child has said before may still be read.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a child may take to end after it closed its stdout by itself.
 const AFTER_EOF: Duration = Duration::from_millis(250);
-/// How long a request that was taken back is still counted as under way: the protocol wants no answer to it.
-const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked how much memory a child holds.
+const WEIGH: Duration = Duration::from_secs(2);
 
 /// Makes instances of one command.
 #[derive(Debug)]
 pub struct Connector {
     config: Arc<config::Upstream>,
+    /// The longest line, in bytes.
     message: usize,
-}
-
-/// A running child.
-pub struct Instance {
-    peer: Peer,
-    pid: u32,
-    data: mpsc::Sender<Bytes>,
-    control: mpsc::Sender<Bytes>,
-    calls: Mutex<Calls>,
-    gone: CancellationToken,
-    ending: CancellationToken,
-    say: Arc<dyn Fn(Broadcast) + Send + Sync>,
-    /// Whether messages about no call in particular have a conversation to go to.
-    exclusive: bool,
-    /// Whether it was opened for a caller that has no stream but those of its calls.
-    calls_only: bool,
-    pub(super) logs: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Calls {
-    next: u64,
-    open: HashMap<u64, Pending>,
-    /// Why no more calls are taken, once none are.
-    closed: Option<String>,
-}
-
-/// A request whose answer the reader will route.
-#[derive(Debug)]
-struct Pending {
-    heard: mpsc::Sender<Result<Heard, Lost>>,
-    /// Room for the response, so that it is never dropped.
-    room: Option<mpsc::OwnedPermit<Result<Heard, Lost>>>,
-    /// Whether only the end of it is still of interest.
-    recalled: bool,
-}
-
-/// One request at a child.
-pub struct Exchange {
-    instance: Arc<Instance>,
-    id: u64,
-    to_send: Option<Bytes>,
-    sent: bool,
-    heard: mpsc::Receiver<Result<Heard, Lost>>,
-    finished: bool,
-    recalled: bool,
-}
-
-impl std::fmt::Debug for Instance {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instance").field("pid", &self.pid).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Exchange").field("id", &self.id).finish_non_exhaustive()
-    }
+    /// Processes of all servers at once.
+    processes: usize,
+    ledger: Arc<Ledger>,
 }
 
 impl Connector {
-    pub(super) fn new(config: Arc<config::Upstream>, message: usize) -> Self {
-        Self { config, message }
+    pub(super) fn new(config: Arc<config::Upstream>, limits: &Limits, ground: &Ground) -> Self {
+        let ledger = Arc::clone(&ground.ledger);
+        Self { config, message: limits.message, processes: limits.processes, ledger }
     }
 
-    fn spawn(&self) -> Result<Child, Lost> {
-        let Kind::Stdio { command, args, env, cwd } = &self.config.kind else {
+    /// Starts a child that has been told nothing yet.
+    fn start(&self, life: &Life, tails: &(dyn Fn(u32, Tail) + Send + Sync)) -> Result<Opened, Lost> {
+        let Kind::Stdio { command, args, .. } = &self.config.kind else {
             return Err(Lost::new(Sent::No, "it is no command"));
         };
+        let mut child =
+            seawall_proc::spawn_within(&self.command(command, args), self.processes).map_err(|error| {
+                let crowded = error.kind == SpawnErrorKind::Limit;
+                let hint = if crowded { " (`limits.processes`)" } else { "" };
+                Lost { crowded, ..Lost::new(Sent::No, format!("{error}{hint}")) }
+            })?;
+        if let Some((program, args)) = self.config.pool.stop.split_first() {
+            child.process.stop_with(self.command(program, args));
+        }
+        let entry = self.ledger.enter(&child.process.identity());
+        Ok(Opened::new(child, entry, &self.config, life, tails))
+    }
+
+    /// A program of this server, in its surroundings.
+    fn command(&self, program: &str, args: &[String]) -> Command {
         let mut environment = seawall_proc::inherited_environment();
-        environment
-            .extend(env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value.expose()))));
-        let command = Command {
-            program: command.into(),
+        let mut directory = None;
+        if let Kind::Stdio { env, cwd, .. } = &self.config.kind {
+            let declared = env.iter().map(|(name, value)| (name.into(), value.expose().into()));
+            environment.extend(declared.map(|(name, value): (OsString, OsString)| (name, value)));
+            directory.clone_from(cwd);
+        }
+        Command {
+            program: program.into(),
             args: args.iter().map(OsString::from).collect(),
             environment,
-            directory: cwd.clone(),
+            directory,
             max_line: self.message,
             stderr_ring: STDERR_RING,
-        };
-        seawall_proc::spawn(&command).map_err(|error| Lost::new(Sent::No, error.to_string()))
+        }
+    }
+
+    /// Starts a child for whoever will want one.
+    pub(super) fn spare(
+        &self,
+        life: &Life,
+        tails: &(dyn Fn(u32, Tail) + Send + Sync),
+    ) -> Result<Spare, Lost> {
+        Ok(Spare(self.start(life, tails)?))
     }
 
     /// Starts a child and opens it. Whatever happens, no child is left behind.
     pub(super) async fn open(
         &self,
         plan: &Plan,
+        spare: Option<Spare>,
         life: &Life,
         tails: &(dyn Fn(u32, Tail) + Send + Sync),
     ) -> (Result<Arc<Instance>, Lost>, Spoken) {
-        let mut opening = Opening::new(plan.pin, plan.spoken, &plan.wire, Arc::clone(&plan.face));
-        let mut starting: Option<Starting> = None;
-        loop {
-            match opening.step() {
-                Step::Send { body, fresh, probe, .. } => {
-                    if fresh && let Some(used) = starting.take() {
-                        used.end(life, self.config.stop_grace);
-                    }
-                    let child = match starting.take() {
-                        Some(child) => child,
-                        None => match self.spawn() {
-                            Ok(child) => Starting::new(child, life, tails),
-                            Err(lost) => return (Err(lost), opening.spoken()),
-                        },
-                    };
-                    let mut guard =
-                        EndIfDropped { starting: Some(child), life, grace: self.config.stop_grace };
-                    let child = guard.starting.as_mut().expect("it was just put there");
-                    let heard = if probe {
-                        let waited = timeout(plan.probe_budget(), child.ask(&body)).await;
-                        waited.unwrap_or(opening::Heard::Silence)
-                    } else {
-                        child.ask(&body).await
-                    };
-                    starting = guard.starting.take();
-                    opening.heard(&heard);
-                }
-                Step::Open(peer) => {
-                    let spoken = opening.spoken();
-                    let Some(child) = starting.take() else {
-                        return (Err(Lost::new(Sent::No, "it was opened without a process")), spoken);
-                    };
-                    return (Ok(child.run(*peer, plan, life, self.config.stop_grace)), spoken);
-                }
-                Step::Failed(reason) => {
-                    let said = starting.as_ref().map_or_else(String::new, |child| last_words(&child.tail));
-                    if let Some(child) = starting.take() {
-                        child.end(life, self.config.stop_grace);
-                    }
-                    return (Err(Lost::new(Sent::No, format!("{reason}{said}"))), opening.spoken());
-                }
-            }
-        }
+        let opening = Opening::new(plan.pin, plan.spoken, &plan.wire, Arc::clone(&plan.face));
+        let spare = Mutex::new(spare);
+        let start = || {
+            let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+            std::future::ready(spare.map_or_else(|| self.start(life, tails), |Spare(child)| Ok(child)))
+        };
+        let (opened, spoken) = channel::open(opening, plan, start).await;
+        (opened.map(|(child, peer): (Opened, Peer)| child.run(peer, plan)), spoken)
     }
 }
 
@@ -197,110 +129,116 @@ fn last_words(tail: &Tail) -> String {
     if line.is_empty() { line } else { format!("; it last wrote to stderr: {line}") }
 }
 
-/// A child that is being opened.
-struct Starting {
+/// A child that was started.
+struct Opened {
     process: Process,
     stdin: Stdin,
     stdout: Lines,
     tail: Tail,
+    entry: Entry,
+    since: Moment,
+    config: Arc<config::Upstream>,
+    life: Life,
 }
 
-/// Ends a child whose opening is dropped half-way, by the ladder rather than by force.
-struct EndIfDropped<'a> {
-    starting: Option<Starting>,
-    life: &'a Life,
-    grace: Duration,
-}
+/// A child that is started, and that nobody has wanted yet.
+pub(super) struct Spare(Opened);
 
-impl Drop for EndIfDropped<'_> {
-    fn drop(&mut self) {
-        if let Some(starting) = self.starting.take() {
-            starting.end(self.life, self.grace);
-        }
+impl Spare {
+    pub(super) fn pid(&self) -> u32 {
+        self.0.process.id()
+    }
+
+    /// Since when it runs.
+    pub(super) fn age(&self) -> Duration {
+        self.0.since.elapsed()
+    }
+
+    pub(super) fn lives(&mut self) -> bool {
+        self.0.process.lives()
+    }
+
+    /// Ends it, in a task of its own.
+    pub(super) fn end(self) {
+        Starting::end(self.0);
     }
 }
 
-impl Starting {
-    fn new(child: Child, life: &Life, tails: &(dyn Fn(u32, Tail) + Send + Sync)) -> Self {
-        let tail = child.stderr.tail();
-        tails(child.process.id(), tail.clone());
-        life.spawn(Task::Instance, child.stderr.drain());
-        Self { process: child.process, stdin: child.stdin, stdout: child.stdout, tail }
-    }
-
-    /// Sends the opening request and waits for its answer, the child's end, or for ever.
-    async fn ask(&mut self, body: &Bytes) -> opening::Heard {
-        let Self { process, stdin, stdout, tail } = self;
-        let mut line = BytesMut::from(&body[..]);
-        line.extend_from_slice(b"\n");
+impl Starting for Opened {
+    async fn ask(&mut self, body: &Bytes) -> Heard {
+        let Self { process, stdin, stdout, tail, .. } = self;
+        let mut line = BytesMut::new();
+        append_line(&mut line, body);
         let answer = async {
             if let Err(error) = stdin.write(&line).await {
-                return opening::Heard::Gone(format!("it does not read its stdin: {error}"));
+                return Heard::Gone(format!("it does not read its stdin: {error}"));
             }
             loop {
                 match stdout.next().await {
-                    Ok(Some(Line::Text(text))) => {
-                        let Ok(message) = Message::parse(text) else { continue };
-                        if message.method().is_some() {
-                            // Whatever it asks before it is open, nobody is there to answer.
-                            if message.id().is_some() {
-                                let refusal = (message.method() != Some("ping")).then_some("not open yet");
-                                let mut refusal = BytesMut::from(&answer_upstream(&message, refusal)[..]);
-                                refusal.extend_from_slice(b"\n");
-                                let _ = stdin.write(&refusal).await;
-                            }
-                        } else if message.id().is_some_and(|id| id.as_str() == opening::OPENING_ID) {
-                            return opening::Heard::Response(message);
+                    Ok(Some(Line::Text(text))) => match early(text) {
+                        Early::Response(message) => return Heard::Response(message),
+                        Early::Answer(answer) => {
+                            let mut line = BytesMut::new();
+                            append_line(&mut line, &answer);
+                            let _ = stdin.write(&line).await;
                         }
-                    }
+                        Early::Nothing => {}
+                    },
                     Ok(Some(Line::TooLong { .. })) => {}
+                    // How it ended is learnt from its pid.
                     Ok(None) | Err(_) => return std::future::pending().await,
                 }
             }
         };
         tokio::select! {
             heard = answer => heard,
-            status = process.exited() => {
-                opening::Heard::Gone(format!("{status}{}", last_words(tail)))
-            }
+            status = process.exited() => Heard::Gone(format!("{status}{}", last_words(tail))),
         }
     }
 
-    /// Ends it in a task of its own.
-    fn end(self, life: &Life, grace: Duration) {
+    fn last_words(&self) -> String {
+        last_words(&self.tail)
+    }
+
+    /// Ends it by the ladder rather than by force.
+    fn end(self) {
+        let Self { process, stdin, entry, config, life, .. } = self;
         life.spawn(Task::Instance, async move {
-            self.process.end(Some(self.stdin), grace).await;
+            process.end(Some(stdin), config.stop_grace).await;
+            drop(entry);
         });
+    }
+}
+
+impl Opened {
+    fn new(
+        child: Child,
+        entry: Entry,
+        config: &Arc<config::Upstream>,
+        life: &Life,
+        tails: &(dyn Fn(u32, Tail) + Send + Sync),
+    ) -> Self {
+        let Child { process, stdin, stdout, stderr } = child;
+        let tail = stderr.tail();
+        tails(process.id(), tail.clone());
+        life.spawn(Task::Instance, stderr.drain());
+        let (config, life, since) = (Arc::clone(config), life.clone(), Moment::now());
+        Self { process, stdin, stdout, tail, entry, since, config, life }
     }
 
     /// Hands it over to the tasks of an instance.
-    fn run(self, peer: Peer, plan: &Plan, life: &Life, grace: Duration) -> Arc<Instance> {
-        let (data, data_queue) = mpsc::channel(DATA_QUEUE);
-        let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
-        let has_session = peer.has_session();
-        let instance = Arc::new(Instance {
-            pid: self.process.id(),
-            peer,
-            data,
-            control,
-            calls: Mutex::default(),
-            gone: CancellationToken::new(),
-            ending: CancellationToken::new(),
-            say: Arc::clone(&plan.say),
-            exclusive: plan.exclusive(),
-            calls_only: plan.exclusive() && plan.wire.close_cancels() && has_session,
-            logs: AtomicBool::new(false),
-        });
-        if let Some(opened) = instance.peer.opened() {
+    fn run(self, peer: Peer, plan: &Plan) -> Arc<Instance> {
+        let Self { process, stdin, stdout, tail, entry, config, life, .. } = self;
+        let pid = process.id();
+        let (instance, queues) = Instance::new(peer, Some(pid), &format!("process {pid}"), plan);
+        if let Some(opened) = instance.peer().opened() {
             instance.notify(opened);
         }
-        life.spawn(Task::Instance, write(self.stdin, data_queue, control_queue, instance.gone.clone()));
+        instance.tend(&life);
+        life.spawn(Task::Instance, write(Arc::clone(&instance), stdin, queues));
         let drained = Arc::new(Notify::new());
-        life.spawn(Task::Instance, read(Arc::clone(&instance), self.stdout, Arc::clone(&drained)));
-        life.spawn(
-            Task::Instance,
-            own(Arc::clone(&instance), self.process, self.tail, grace, drained, life.clone()),
-        );
+        life.spawn(Task::Instance, read(Arc::clone(&instance), stdout, Arc::clone(&drained)));
+        life.spawn(Task::Instance, own(Arc::clone(&instance), process, tail, entry, config, drained));
         instance
     }
 }
@@ -310,68 +248,65 @@ async fn own(
     instance: Arc<Instance>,
     mut process: Process,
     tail: Tail,
-    grace: Duration,
+    entry: Entry,
+    config: Arc<config::Upstream>,
     drained: Arc<Notify>,
-    life: Life,
 ) {
-    let why = tokio::select! {
-        status = process.exited() => {
-            // What it said last may still be in the pipe.
-            let _ = timeout(DRAIN, drained.notified()).await;
-            format!("it ended ({status}){}", last_words(&tail))
-        }
-        () = instance.ending.cancelled() => String::from("it was ended"),
-        () = drained.notified() => match timeout(AFTER_EOF, process.exited()).await {
-            Ok(status) => format!("it ended ({status}){}", last_words(&tail)),
-            Err(_) => format!("it closed its stdout{}", last_words(&tail)),
-        },
-        () = life.draining() => {
-            // Calls under way may finish; whoever drains ends this task when the grace is over.
-            while instance.in_flight() > 0 {
-                tokio::select! {
-                    _ = process.exited() => break,
-                    () = instance.ending.cancelled() => break,
-                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+    let why = loop {
+        tokio::select! {
+            status = process.exited() => {
+                // What it said last may still be in the pipe.
+                let _ = timeout(DRAIN, drained.notified()).await;
+                break format!("it ended ({status}){}", last_words(&tail));
+            }
+            () = instance.ending() => break String::from("it was ended"),
+            () = drained.notified() => break match timeout(AFTER_EOF, process.exited()).await {
+                Ok(status) => format!("it ended ({status}){}", last_words(&tail)),
+                Err(_) => format!("it closed its stdout{}", last_words(&tail)),
+            },
+            () = sleep(WEIGH), if config.pool.max_rss.is_some() => {
+                let bytes = process.resident_bytes();
+                if let Some(most) = config.pool.max_rss.filter(|most| bytes > *most) {
+                    instance.declare_unfit(format!("it holds {bytes} bytes of memory, and `max_rss` is {most}"));
                 }
             }
-            String::from("Seawall is stopping")
         }
     };
     instance.close(&why);
-    let ended = process.end(None, grace).await;
+    let ended = process.end(None, config.stop_grace).await;
     if ended.survivors > 0 {
-        tracing::error!(pid = instance.pid, survivors = ended.survivors, "processes survived SIGKILL");
+        tracing::error!(place = instance.place(), survivors = ended.survivors, "processes survived SIGKILL");
     }
+    if let Some(Err(failed)) = ended.stop {
+        tracing::warn!(place = instance.place(), %failed, "its `stop` command did not do what it was to do");
+    }
+    drop(entry);
+    instance.is_over();
 }
 
 /// The writer: the only one that waits for the child to read.
-async fn write(
-    mut stdin: Stdin,
-    mut data: mpsc::Receiver<Bytes>,
-    mut control: mpsc::Receiver<Bytes>,
-    gone: CancellationToken,
-) {
+async fn write(instance: Arc<Instance>, mut stdin: Stdin, mut queues: Queues) {
     let mut batch = BytesMut::with_capacity(8 * 1024);
     loop {
         let first = tokio::select! {
             biased;
-            () = gone.cancelled() => return,
-            message = control.recv() => message,
-            message = data.recv() => message,
+            () = instance.gone() => return,
+            message = queues.next() => message,
         };
         let Some(first) = first else { return };
         append_line(&mut batch, &first);
         // Whatever else is ready goes with the same system call.
         while batch.len() < 64 * 1024 {
-            let Ok(message) = control.try_recv().or_else(|_| data.try_recv()) else { break };
+            let Some(message) = queues.ready() else { break };
             append_line(&mut batch, &message);
         }
         let written = tokio::select! {
             written = stdin.write(&batch) => written,
-            () = gone.cancelled() => return,
+            () = instance.gone() => return,
         };
         if written.is_err() {
-            return;
+            // It may still answer what it has read.
+            return instance.drain("it closed its stdin");
         }
         batch.clear();
     }
@@ -387,291 +322,18 @@ fn append_line(batch: &mut BytesMut, message: &[u8]) {
     batch.extend_from_slice(b"\n");
 }
 
-/// The reader: routes what the child says, and waits for nothing but the child.
+/// The reader: passes on what the child says, and waits for nothing but the child.
 async fn read(instance: Arc<Instance>, mut stdout: Lines, drained: Arc<Notify>) {
-    let mut skipped = 0_u64;
     loop {
         let line = tokio::select! {
             line = stdout.next() => line,
-            () = instance.gone.cancelled() => break,
+            () = instance.gone() => break,
         };
         match line {
-            Ok(Some(Line::Text(text))) => match Message::parse(text) {
-                Ok(message) => instance.route(message),
-                Err(malformed) => {
-                    skipped += 1;
-                    if skipped.is_power_of_two() {
-                        tracing::debug!(pid = instance.pid, %malformed, skipped, "a line that is no message was skipped");
-                    }
-                }
-            },
+            Ok(Some(Line::Text(text))) => instance.hear(&text),
             Ok(Some(Line::TooLong { bytes })) => instance.too_long(bytes),
             Ok(None) | Err(_) => break,
         }
     }
     drained.notify_one();
-}
-
-impl Instance {
-    pub(super) fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.lock().open.values().filter(|pending| !pending.recalled).count()
-    }
-
-    pub(super) async fn gone(&self) {
-        self.gone.cancelled().await;
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.is_cancelled() || self.ending.is_cancelled()
-    }
-
-    pub(super) fn end(&self, why: &str) {
-        self.close(why);
-        self.ending.cancel();
-    }
-
-    pub(super) fn notify(&self, message: Outgoing) {
-        if self.control.try_send(message.body).is_err() {
-            tracing::debug!(pid = self.pid, "a notification was dropped: the child does not read");
-        }
-    }
-
-    pub(super) fn exchange(
-        this: &Arc<Self>,
-        request: &Request,
-        subject: Option<&str>,
-    ) -> Result<Exchange, Reply> {
-        let id = {
-            let mut calls = this.lock();
-            calls.next += 1;
-            calls.next
-        };
-        let outgoing = this.peer.outgoing(request, subject, Some(Minted { id }), Vec::new())?;
-        let (heard, queue) = mpsc::channel(CALL_QUEUE + 1);
-        let room = heard.clone().try_reserve_owned().ok();
-        let pending = Pending { heard, room, recalled: false };
-        {
-            let mut calls = this.lock();
-            match calls.closed.clone() {
-                None => drop(calls.open.insert(id, pending)),
-                Some(why) => {
-                    drop(calls);
-                    pending.lose(Lost::new(Sent::No, why));
-                }
-            }
-        }
-        Ok(Exchange {
-            instance: Arc::clone(this),
-            id,
-            to_send: Some(outgoing.body),
-            sent: false,
-            heard: queue,
-            finished: false,
-            recalled: false,
-        })
-    }
-
-    /// Takes no more calls and ends those under way.
-    fn close(&self, why: &str) {
-        let open = {
-            let mut calls = self.lock();
-            calls.closed.get_or_insert_with(|| why.to_owned());
-            std::mem::take(&mut calls.open)
-        };
-        for pending in open.into_values() {
-            pending.lose(Lost::new(Sent::Maybe, why));
-        }
-        self.gone.cancel();
-    }
-
-    fn route(&self, message: Message) {
-        match self.peer.incoming(&message) {
-            Incoming::Response { id } => {
-                let Some(pending) = id.and_then(|id| self.lock().open.remove(&id)) else {
-                    tracing::debug!(pid = self.pid, "a response that nobody waits for was dropped");
-                    return;
-                };
-                pending.finish(Ok(Heard::Response(message)));
-            }
-            Incoming::About { id, topic } => {
-                let heard = self
-                    .lock()
-                    .open
-                    .get(&id)
-                    .filter(|pending| !pending.recalled)
-                    .map(|pending| pending.heard.clone());
-                if let Some(heard) = heard
-                    && heard.try_send(Ok(Heard::Notification(message, topic))).is_err()
-                {
-                    tracing::debug!(pid = self.pid, "a notification was dropped: its caller does not read");
-                }
-            }
-            Incoming::Broadcast(Topic::Log) if self.calls_only => {
-                // It names no call; only where there is one alone is it that one's.
-                if let Some(heard) = self.only_call() {
-                    drop(heard.try_send(Ok(Heard::Notification(message, Topic::Log))));
-                }
-            }
-            Incoming::Broadcast(topic) => (self.say)(Broadcast::Notification(message, topic)),
-            Incoming::Ping => drop(self.control.try_send(answer_upstream(&message, None))),
-            Incoming::Ask => self.ask(message),
-        }
-    }
-
-    /// A question: it belongs to the one call under way, or to the conversation; with several conversations on one
-    /// child nobody can tell whose it is.
-    fn ask(&self, message: Message) {
-        let control = self.control.clone();
-        let id = message.id();
-        let question = message.clone();
-        let reply = ReplySlot::new(move |answer| {
-            let body = match answer {
-                Answer::Response(response) => response.with_id(id.as_ref().map_or("null", |id| id.as_str())),
-                Answer::Refused(why) => answer_upstream(&question, Some(why)),
-            };
-            let _ = control.try_send(body);
-        });
-        if !self.exclusive {
-            reply.answer(Answer::Refused(
-                "this server is shared between clients, so it can ask none of them; set sharing = \"session\"",
-            ));
-            return;
-        }
-        let ask = Ask { message, reply };
-        match self.only_call() {
-            // A full queue drops the ask, which refuses it.
-            Some(heard) => drop(heard.try_send(Ok(Heard::Ask(ask)))),
-            None => (self.say)(Broadcast::Ask(ask)),
-        }
-    }
-
-    /// The way to the one call that is under way, where there is exactly one.
-    fn only_call(&self) -> Option<mpsc::Sender<Result<Heard, Lost>>> {
-        let calls = self.lock();
-        let mut open = calls.open.values().filter(|pending| !pending.recalled);
-        match (open.next(), open.next()) {
-            (Some(pending), None) => Some(pending.heard.clone()),
-            _ => None,
-        }
-    }
-
-    /// A line over the limit: nobody can tell whose answer it was, so it is the only call's, or nobody's.
-    fn too_long(&self, bytes: usize) {
-        tracing::warn!(pid = self.pid, bytes, "a line over the limit was dropped");
-        let only = {
-            let mut calls = self.lock();
-            let id = if calls.open.len() == 1 { calls.open.keys().next().copied() } else { None };
-            id.and_then(|id| calls.open.remove(&id))
-        };
-        if let Some(pending) = only {
-            let why = format!("its answer was larger than the limit ({bytes} bytes)");
-            pending.lose(Lost { too_large: true, ..Lost::nonsense(why) });
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pending {
-    fn finish(mut self, end: Result<Heard, Lost>) {
-        match self.room.take() {
-            Some(room) => drop(room.send(end)),
-            None => drop(self.heard.try_send(end)),
-        }
-    }
-
-    fn lose(self, lost: Lost) {
-        self.finish(Err(lost));
-    }
-}
-
-impl Exchange {
-    pub(super) async fn next(&mut self) -> Result<Heard, Lost> {
-        if self.to_send.is_some() {
-            let room = tokio::select! {
-                room = self.instance.data.reserve() => room.ok(),
-                () = self.instance.gone.cancelled() => None,
-            };
-            match (room, self.to_send.take()) {
-                (Some(room), Some(body)) => {
-                    // From here on the child may read it at any time.
-                    self.sent = true;
-                    room.send(body);
-                }
-                _ => self.sent = false,
-            }
-        }
-        let heard = self.heard.recv().await.unwrap_or_else(|| Err(Lost::new(self.sent(), "it is gone")));
-        match heard {
-            Err(lost) => {
-                self.finished = true;
-                Err(Lost { sent: self.sent(), ..lost })
-            }
-            Ok(heard) => {
-                self.finished = matches!(heard, Heard::Response(_));
-                Ok(heard)
-            }
-        }
-    }
-
-    pub(super) fn sent(&self) -> Sent {
-        if self.sent { Sent::Maybe } else { Sent::No }
-    }
-
-    pub(super) fn cancel(&mut self, reason: &str) {
-        self.to_send = None;
-        if self.finished || !self.sent {
-            self.forget();
-            return;
-        }
-        if let Some(pending) = self.instance.lock().open.get_mut(&self.id) {
-            pending.recalled = true;
-        }
-        self.recalled = true;
-        if let Some(cancel) = self.instance.peer.cancel(self.id, false, reason) {
-            self.instance.notify(cancel);
-        }
-    }
-
-    pub(super) async fn over(&mut self) {
-        let ended = async {
-            while let Some(Ok(heard)) = self.heard.recv().await {
-                if matches!(heard, Heard::Response(_)) {
-                    return;
-                }
-            }
-        };
-        if self.recalled {
-            let _ = timeout(CANCEL_GRACE, ended).await;
-            self.forget();
-        }
-    }
-
-    fn forget(&mut self) {
-        self.finished = true;
-        self.instance.lock().open.remove(&self.id);
-    }
-}
-
-impl Drop for Exchange {
-    /// An exchange that is dropped unfinished is taken back; its late answer finds nobody.
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        if !self.recalled {
-            self.cancel("the call was dropped");
-        }
-        self.forget();
-    }
 }

@@ -46,17 +46,10 @@ fn may_want_input(method: &str) -> bool {
     matches!(method, "tools/call" | "prompts/get" | "resources/read")
 }
 
-impl Peer {
-    /// Whether a question of this upstream can be put to the caller of a request: it speaks the same era, or says
-    /// that it can be asked this.
-    pub fn can_ask(&self, request: &Request, question: &Message) -> bool {
-        if self.speaks_as(request) {
-            return true;
-        }
-        if request.wire.kind == Kind::Legacy || !may_want_input(request.method()) {
-            return false;
-        }
-        let Ok(able) = Members::parse(request.face.capabilities.as_str()) else { return false };
+impl Face {
+    /// Whether the client says that it can be asked this. Of questions that no revision knows, it need not say so.
+    pub fn can_be_asked(&self, question: &Message) -> bool {
+        let Ok(able) = Members::parse(self.capabilities.as_str()) else { return false };
         match question.method() {
             Some(ELICIT) => able.get("elicitation").is_some_and(|able| {
                 let params = question.params();
@@ -67,8 +60,23 @@ impl Peer {
             }),
             Some(SAMPLE) => able.get("sampling").is_some(),
             Some(ROOTS) => able.get("roots").is_some(),
-            _ => false,
+            _ => true,
         }
+    }
+}
+
+impl Peer {
+    /// Whether a question of this upstream can be put to the caller of a request: the caller says that it can be
+    /// asked this, and speaks the same era or one in which the question can be put.
+    pub fn can_ask(&self, request: &Request, question: &Message) -> bool {
+        if self.speaks_as(request) {
+            return request.face.can_be_asked(question);
+        }
+        let known = matches!(question.method(), Some(ELICIT | SAMPLE | ROOTS));
+        known
+            && request.wire.kind == Kind::Modern
+            && may_want_input(request.method())
+            && request.face.can_be_asked(question)
     }
 
     /// The message that has a legacy upstream log, for a modern request that wants logs.

@@ -7,7 +7,7 @@ use super::{
     own_file::{OwnFile, table},
 };
 use clap::Args;
-use seawall_core::config::{self, Kind, Secret, Source, Upstream};
+use seawall_core::config::{self, Kind, Secret, Source, Transport, Upstream};
 use serde_json::{Value, json};
 use std::{
     path::{PathBuf, absolute},
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Its URL.
     #[arg(long, value_name = "URL", conflicts_with = "target")]
     url: Option<String>,
-    /// stdio, http or sse; not needed.
+    /// stdio, http, sse or ws; needed only for SSE at a URL that does not end in /sse.
     #[arg(short, long)]
     transport: Option<String>,
     /// Where a client would keep the entry; there is one place here, so this is not used.
@@ -153,7 +153,7 @@ async fn news(arguments: &Arguments, own: &OwnFile) -> Result<(Vec<New>, Vec<Str
         }
         return Ok((news, notes));
     }
-    let kind = kind(arguments, &mut notes)?;
+    let kind = kind(arguments)?;
     Ok((vec![New { name: arguments.name.clone(), table: table(&kind, None) }], notes))
 }
 
@@ -197,19 +197,24 @@ async fn from_text(
     Ok(news)
 }
 
-fn kind(arguments: &Arguments, notes: &mut Vec<String>) -> Result<Kind, Failure> {
+fn kind(arguments: &Arguments) -> Result<Kind, Failure> {
     let Arguments { target, env, header, bearer_token_env_var, .. } = arguments;
-    let is_url = |word: &&String| word.starts_with("http://") || word.starts_with("https://");
+    let is_url = |word: &&String| {
+        ["http://", "https://", "ws://", "wss://"].iter().any(|scheme| word.starts_with(scheme))
+    };
     let url = arguments.url.as_ref().or_else(|| target.first().filter(is_url));
     match (arguments.transport.as_deref(), url) {
         (None | Some("http" | "streamable-http" | "streamableHttp" | "remote"), Some(_))
         | (None | Some("stdio" | "local"), None) => {}
-        (Some("sse"), Some(_)) => notes.push("SSE is not spoken: Streamable HTTP is tried".to_owned()),
-        (Some("http" | "sse" | "streamable-http" | "streamableHttp" | "remote"), None) => {
-            return Err(wrong("that transport needs a URL that begins with http:// or https://"));
+        (Some("sse" | "ws" | "websocket"), Some(_)) => {}
+        (
+            Some("http" | "sse" | "ws" | "websocket" | "streamable-http" | "streamableHttp" | "remote"),
+            None,
+        ) => {
+            return Err(wrong("that transport needs a URL, such as https://example.com/mcp"));
         }
         (Some("stdio" | "local"), Some(_)) => {
-            return Err(wrong("a URL is reached over HTTP: leave --transport out"));
+            return Err(wrong("a URL is no command: leave --transport out"));
         }
         (Some(other), _) => return Err(wrong(format!("{other:?} is no transport: leave --transport out"))),
     }
@@ -252,5 +257,7 @@ fn kind(arguments: &Arguments, notes: &mut Vec<String>) -> Result<Kind, Failure>
     if let Some(variable) = bearer_token_env_var {
         headers.push(("Authorization".to_owned(), Secret::new(format!("Bearer ${{{variable}}}"))));
     }
-    Ok(Kind::Http { url: url.clone(), headers, ca_file: None })
+    let sse = arguments.transport.as_deref() == Some("sse");
+    let transport = if sse { Transport::Sse } else { Transport::of(url) };
+    Ok(Kind::Http { transport, url: url.clone(), headers, ca_file: None })
 }

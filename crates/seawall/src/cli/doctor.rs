@@ -224,6 +224,11 @@ fn lists(config: &Config, status: &Value) -> Vec<Check> {
         if let Some(failure) = server["failure"]["message"].as_str() {
             let mend = format!("seawall logs {name}; seawall restart {name}");
             checks.push(Check::fail(what, format!("it failed: {failure}"), mend));
+        } else if let Some(held @ 1..) = server["changed"].as_u64() {
+            let found =
+                format!("{held} of them changed or are new, and are held back until they are accepted");
+            let mend = format!("seawall tools diff {name}; seawall tools accept {name}");
+            checks.push(Check::warn(what, found, mend));
         } else if server["state"] == "starting" {
             checks.push(Check::warn(what, "not listed yet", "look again in a moment: seawall status"));
         } else if in_use {

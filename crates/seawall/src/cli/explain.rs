@@ -65,6 +65,9 @@ fn lines(known: &Value) -> Vec<(&'static str, String)> {
             _ => format!("does not compile: arguments pass unchecked ({})", text(&known["schema"]["fault"])),
         },
     ));
+    if let Some(pinned) = known["pinned"].as_str() {
+        lines.push(("pinned", pinned_as(pinned, server)));
+    }
     let listed = known["listed"].as_str();
     lines.push((
         "listed",
@@ -89,6 +92,13 @@ fn effects(effects: &Value, server: &str, own: &str) -> String {
         _ => String::from("it has no annotations that say otherwise"),
     };
     format!("{what}; {who}")
+}
+
+fn pinned_as(state: &str, server: &str) -> String {
+    match state {
+        "changed" => format!("changed since it was accepted, and not called: `seawall tools diff {server}`"),
+        _ => String::from("as it was accepted"),
+    }
 }
 
 fn sharing(sharing: &str) -> &str {
@@ -125,7 +135,7 @@ fn text(value: &Value) -> &str {
 }
 
 /// A name as one part of a path.
-fn encoded(name: &str) -> String {
+pub(super) fn encoded(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {

@@ -8,7 +8,7 @@ use crate::clients::{
     self,
     file::{self, Snapshot},
 };
-use seawall_core::config::{self, Config, Kind, Note, Source, Sources, Upstream};
+use seawall_core::config::{self, Config, Kind, Note, Source, Sources, Transport, Upstream};
 use std::{
     path::{Path, PathBuf, absolute},
     time::Duration,
@@ -324,8 +324,15 @@ pub(super) fn table(kind: &Kind, upstream: Option<&Upstream>) -> Table {
             put("env", pairs(env.iter().map(|(name, value)| (name.as_str(), value.expose()))));
             put("cwd", cwd.as_ref().map(|cwd| Value::from(cwd.to_string_lossy().into_owned())));
         }
-        Kind::Http { url, headers, ca_file } => {
+        Kind::Http { transport, url, headers, ca_file } => {
             put("url", Some(Value::from(url)));
+            let said = match transport {
+                _ if *transport == Transport::of(url) => None,
+                Transport::Streamable => Some("http"),
+                Transport::Sse => Some("sse"),
+                Transport::WebSocket => None,
+            };
+            put("transport", said.map(Value::from));
             put("headers", pairs(headers.iter().map(|(name, value)| (name.as_str(), value.expose()))));
             put("ca_file", ca_file.as_ref().map(|path| Value::from(path.to_string_lossy().into_owned())));
         }

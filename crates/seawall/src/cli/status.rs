@@ -38,19 +38,56 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             text(&upstream["state"]),
             upstream["tools"]
         );
-        if let Some(failure) = upstream["failure"].as_object() {
-            say!("  last failure, at {}: {}", text(&failure["stage"]), text(&failure["message"]));
+        if let Some(held @ 1..) = upstream["changed"].as_u64() {
+            let name = text(&upstream["name"]);
+            say!("  {held} tools changed or are new, and are held back: `seawall tools diff {name}`");
+        }
+        if let Some(failure) = upstream["last_failure"].as_object() {
+            say!(
+                "  last failure, at {}, {}: {}",
+                text(&failure["stage"]),
+                text(&failure["at"]),
+                text(&failure["message"])
+            );
+            for line in failure["stderr"].as_array().into_iter().flatten() {
+                say!("    stderr: {}", text(line));
+            }
+        }
+        if let Some(left_alone) = upstream["left_alone"].as_object() {
+            let seconds = left_alone["next_try_ms"].as_f64().unwrap_or_default() / 1000.0;
+            say!("  it did not stay up, {} times in a row; next try in {seconds:.1} s", left_alone["times"]);
         }
         for instance in upstream["instances"].as_array().into_iter().flatten() {
             let pid = instance["pid"].as_u64().map_or_else(String::new, |pid| format!(", pid {pid}"));
+            let era = text(&instance["era"]);
+            let era = if era.is_empty() { era } else { format!(", MCP {era}") };
             say!(
-                "  for {}: MCP {}{pid}, {} in flight, {} s old",
+                "  for {}: {}{era}{pid}, {} in flight, {} s old{}",
                 text(&instance["key"]),
-                text(&instance["era"]),
+                text(&instance["state"]),
                 instance["in_flight"],
-                instance["age_ms"].as_u64().unwrap_or_default() / 1000
+                instance["age_ms"].as_u64().unwrap_or_default() / 1000,
+                odd(instance)
             );
         }
     }
     Ok(Exit::Done)
+}
+
+/// What an instance said that was no answer to anything, in short; nothing where there was nothing.
+fn odd(instance: &Value) -> String {
+    let words = [
+        ("skipped", "lines skipped that are no message"),
+        ("garbled", "messages that were not UTF-8"),
+        ("late", "late answers"),
+        ("unknown", "answers to nothing"),
+        ("oversize", "messages over the limit"),
+    ];
+    let counted = words.iter().filter_map(|(key, what)| {
+        let count = instance[*key].as_u64().filter(|count| *count > 0)?;
+        Some(format!("; {count} {what}"))
+    });
+    let last =
+        instance["last_skipped"].as_str().map(|line| format!(", the last: {line}")).unwrap_or_default();
+    counted.collect::<String>() + &last
 }

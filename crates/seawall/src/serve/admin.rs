@@ -7,6 +7,7 @@ use axum::{
     response::Response,
 };
 use http::{HeaderValue, StatusCode, header};
+use seawall_core::Switched;
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
 
@@ -58,6 +59,42 @@ pub(super) async fn restart(
     match front.gateway.restart(&name) {
         Some(()) => *guard::json(StatusCode::OK, json!({"restarted": name}).to_string()),
         None => unknown(&name),
+    }
+}
+
+pub(super) async fn enable(front: State<Arc<Front>>, name: Path<String>, request: Request) -> Response<Body> {
+    switch(front, name, request, true).await
+}
+
+pub(super) async fn disable(
+    front: State<Arc<Front>>,
+    name: Path<String>,
+    request: Request,
+) -> Response<Body> {
+    switch(front, name, request, false).await
+}
+
+async fn switch(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    request: Request,
+    on: bool,
+) -> Response<Body> {
+    if let Err(refusal) = front.check_command(&request) {
+        return *refusal;
+    }
+    match front.gateway.switch(&name, on).await {
+        Switched::Done { kept } => {
+            *guard::json(StatusCode::OK, json!({"enabled": on, "changed": true, "kept": kept}).to_string())
+        }
+        Switched::Already => {
+            *guard::json(StatusCode::OK, json!({"enabled": on, "changed": false}).to_string())
+        }
+        Switched::Configured => {
+            let text = format!("{name:?} has `enabled = false` in the configuration; change it there");
+            *guard::json(StatusCode::CONFLICT, json!({"error": text}).to_string())
+        }
+        Switched::Unknown => unknown(&name),
     }
 }
 

@@ -342,13 +342,7 @@ fn continue_writes_lists_in_yaml() {
     assert_eq!(service(&keyed.written).1, [("Authorization", "Bearer ${MISSING}")]);
     assert_eq!(keyed.upstream.needs, ["MISSING"]);
     let path = "/home/me/.continue/config.yaml";
-    noted(
-        &file,
-        &[
-            &format!("{path}:12: mcpServers[1].type: \"sse\" is not spoken"),
-            &format!("{path}:14: mcpServers[2]: has no `name`; the server is left out"),
-        ],
-    );
+    noted(&file, &[&format!("{path}:14: mcpServers[2]: has no `name`; the server is left out")]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Client {
     Direct(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>),
-    /// TLS through a proxy's CONNECT.
+    /// Through a proxy's CONNECT.
     Tunnel(Pool<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
     /// Plain HTTP through a proxy, which wants the whole URL in the request line.
     Forward(Pool<ForwardConnector, Full<Bytes>>, Option<HeaderValue>),
@@ -46,6 +46,15 @@ impl Client {
     /// A client for `uri`; `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, but never for
     /// loopback.
     pub(super) fn new(uri: &Uri, ca_file: Option<&Path>) -> Result<Self, String> {
+        Self::connecting(uri, ca_file, uri.scheme_str() == Some("https"))
+    }
+
+    /// A client whose connections become something else: a proxy has to tunnel them, since it knows HTTP only.
+    pub(super) fn for_upgrade(uri: &Uri, ca_file: Option<&Path>) -> Result<Self, String> {
+        Self::connecting(uri, ca_file, true)
+    }
+
+    fn connecting(uri: &Uri, ca_file: Option<&Path>, tunnelled: bool) -> Result<Self, String> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -55,12 +64,12 @@ impl Client {
         let Some(proxy) = proxy else {
             return Ok(Self::Direct(pool().build(tls(tcp, secure, ca_file)?)));
         };
-        if secure {
+        if tunnelled {
             let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp);
             if let Some(credentials) = proxy.basic_auth() {
                 tunnel = tunnel.with_auth(credentials.clone());
             }
-            return Ok(Self::Tunnel(pool().build(tls(tunnel, true, ca_file)?)));
+            return Ok(Self::Tunnel(pool().build(tls(tunnel, secure, ca_file)?)));
         }
         let connector = ForwardConnector { proxy: proxy.uri().clone(), tcp };
         Ok(Self::Forward(pool().build(connector), proxy.basic_auth().cloned()))

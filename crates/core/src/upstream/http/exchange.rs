@@ -1,6 +1,6 @@
 //! One request over HTTP: the POST, and the body or stream that answers it.
 
-use super::{Instance, LAST_EVENT, extend, is_stream};
+use super::{Head, Instance, LAST_EVENT, extend, is_stream};
 use crate::upstream::{Heard, Lost, Sent};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -43,25 +43,24 @@ enum Step {
     /// The request is on its way, or its answer has not begun.
     Sending(Pin<Box<dyn Future<Output = Result<Response<Incoming>, Lost>> + Send>>),
     /// An answer that is one body is being read.
-    Collecting(StatusCode, Pin<Box<dyn Future<Output = Result<Bytes, Lost>> + Send>>),
+    Collecting(Head, Pin<Box<dyn Future<Output = Result<Bytes, Lost>> + Send>>),
     /// A stream that ended early is being taken up again.
     Resuming(Pin<Box<dyn Future<Output = Result<Response<Incoming>, Lost>> + Send>>),
 }
 
 /// An answer that is one body.
-fn plain(status: StatusCode, body: Bytes) -> Result<Heard, Lost> {
-    match Message::parse(body) {
+fn plain(head: &Head, body: &Bytes) -> Result<Heard, Lost> {
+    match Message::parse(body.clone()) {
         Ok(message)
             if message.method().is_none() && (message.id().is_some() || message.error().is_some()) =>
         {
             Ok(Heard::Response(message))
         }
         Ok(_) => Err(Lost::nonsense("it answered with a message that is no response")),
-        Err(_) if matches!(status.as_u16(), 401 | 403) => {
-            Err(Lost::nonsense(format!("it refused with HTTP {status}; check `headers` of this server")))
+        Err(malformed) if head.status.is_success() && !body.trim_ascii().is_empty() => {
+            Err(Lost::nonsense(format!("{} ({malformed})", head.instead(body))))
         }
-        Err(_) if !status.is_success() => Err(Lost::nonsense(format!("it answered with HTTP {status}"))),
-        Err(malformed) => Err(Lost::nonsense(format!("its answer is {malformed}"))),
+        Err(_) => Err(Lost::nonsense(head.instead(body))),
     }
 }
 
@@ -83,7 +82,7 @@ impl Exchange {
         caller_id: Raw,
         outgoing: Outgoing,
     ) -> Self {
-        instance.in_flight.fetch_add(1, Ordering::Relaxed);
+        instance.in_flight.fetch_add(1, Ordering::SeqCst);
         Self {
             instance,
             minted,
@@ -139,6 +138,9 @@ impl Exchange {
     /// Cancel-safe: what is under way is kept in `step` and gone on with at the next call.
     async fn next_unmarked(&mut self) -> Result<Heard, Lost> {
         if let Some(outgoing) = self.to_send.take() {
+            if self.instance.is_gone() {
+                return Err(Lost::new(Sent::No, "it takes no new calls"));
+            }
             let headers = extend(self.instance.headers.clone(), outgoing.headers);
             let endpoint = Arc::clone(&self.instance.endpoint);
             self.sent = Sent::Maybe;
@@ -161,16 +163,16 @@ impl Exchange {
                         self.read(response);
                         return Ok(Heard::Streaming);
                     }
-                    let (status, endpoint) = (response.status(), Arc::clone(&self.instance.endpoint));
+                    let (head, endpoint) = (Head::of(&response), Arc::clone(&self.instance.endpoint));
                     let collecting = async move { endpoint.collect(response).await };
-                    self.step = Some(Step::Collecting(status, Box::pin(collecting)));
+                    self.step = Some(Step::Collecting(head, Box::pin(collecting)));
                 }
-                Some(Step::Collecting(status, collecting)) => {
-                    let (status, body) = (*status, collecting.await);
+                Some(Step::Collecting(head, collecting)) => {
+                    let (head, body) = (head.clone(), collecting.await);
                     self.step = None;
-                    let heard = plain(status, body?);
+                    let heard = plain(&head, &body?);
                     if let Ok(Heard::Response(message)) = &heard
-                        && status == StatusCode::BAD_REQUEST
+                        && head.status == StatusCode::BAD_REQUEST
                         && self.instance.session.is_some()
                         && message.id().is_none()
                     {
@@ -179,7 +181,7 @@ impl Exchange {
                         let error = error.as_ref().map_or("", |error| error.as_str());
                         return Err(self.forgotten(format!("it refused the session with HTTP 400: {error}")));
                     }
-                    return heard;
+                    return heard.and_then(|heard| self.own(heard));
                 }
                 Some(Step::Resuming(resuming)) => {
                     let answered = resuming.await;
@@ -273,12 +275,8 @@ impl Exchange {
     fn sort(&self, message: Message) -> Option<Heard> {
         match self.instance.peer.incoming(&message) {
             FromUpstream::Response { id } => {
-                let mine = match self.minted {
-                    Some(minted) => id == Some(minted.id),
-                    None => message.id().as_ref() == Some(&self.caller_id),
-                };
                 // An error may come without an id: nothing else was asked on this stream.
-                (mine || (message.id().is_none() && message.error().is_some()))
+                (self.is_mine(&message, id) || (message.id().is_none() && message.error().is_some()))
                     .then_some(Heard::Response(message))
             }
             FromUpstream::About { topic, .. } | FromUpstream::Broadcast(topic) => {
@@ -294,6 +292,31 @@ impl Exchange {
         }
     }
 
+    /// Whether a response is to this request. `minted` is its id as one of ours.
+    fn is_mine(&self, response: &Message, minted: Option<u64>) -> bool {
+        match self.minted {
+            Some(mine) => minted == Some(mine.id),
+            None => response.id().as_ref() == Some(&self.caller_id),
+        }
+    }
+
+    /// Refuses a body that is the result of another request: whose it is, nobody can tell. Errors are known to come
+    /// with ids of all kinds.
+    fn own(&self, heard: Heard) -> Result<Heard, Lost> {
+        if let Heard::Response(message) = &heard
+            && message.result().is_some()
+            && let FromUpstream::Response { id } = self.instance.peer.incoming(message)
+            && !self.is_mine(message, id)
+        {
+            let id = message.id();
+            let id = id.as_ref().map_or("null", |id| id.as_str());
+            return Err(Lost::nonsense(format!(
+                "it answered with the result of another request, of the id {id}"
+            )));
+        }
+        Ok(heard)
+    }
+
     fn foreign(&self, message: &Message) -> bool {
         match (self.minted, self.instance.peer.incoming(message)) {
             (Some(minted), FromUpstream::About { id, .. }) => id != minted.id,
@@ -307,7 +330,8 @@ impl Drop for Exchange {
         if !self.finished {
             self.cancel("the call was dropped");
         }
-        self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.instance.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.instance.quiet.notify_waiters();
+        self.instance.end_if_drained();
     }
 }

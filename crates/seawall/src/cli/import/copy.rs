@@ -31,14 +31,14 @@ impl Copied {
                 let args = self.arguments(name, args, &format!("{}.args", server.key));
                 Kind::Stdio { command: command.clone(), args, env, cwd: cwd.clone() }
             }
-            Kind::Http { url, headers, ca_file } => {
+            Kind::Http { transport, url, headers, ca_file } => {
                 let headers = headers.iter().map(|(key, value)| {
                     let origin = format!("{}.headers.{key}", server.key);
                     (key.clone(), Secret::new(self.header(name, key, value.expose(), &origin)))
                 });
                 let headers = headers.collect();
                 let url = self.url(name, url, &format!("{}.url", server.key));
-                Kind::Http { url, headers, ca_file: ca_file.clone() }
+                Kind::Http { transport: *transport, url, headers, ca_file: ca_file.clone() }
             }
         };
         own_file::table(&kind, Some(&server.upstream))

@@ -74,8 +74,17 @@ fn a_server_is_known_by_how_it_is_reached() {
     let file = own(text);
     let file = OwnFile { before: file.before.holding(Some(text.into())), ..file };
     assert!(file.had_alike(&stdio("one")) && !file.had_alike(&stdio("two")));
-    let url =
-        |url: &str| table(&Kind::Http { url: url.to_owned(), headers: Vec::new(), ca_file: None }, None);
+    let url = |url: &str| {
+        table(
+            &Kind::Http {
+                transport: Transport::of(url),
+                url: url.to_owned(),
+                headers: Vec::new(),
+                ca_file: None,
+            },
+            None,
+        )
+    };
     assert!(file.had_alike(&url("https://h/?k=${B_K}")) && !file.had_alike(&url("https://h/?k=v")));
 }
 

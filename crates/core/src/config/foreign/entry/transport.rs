@@ -10,7 +10,7 @@ use crate::config::expand::expand;
 use crate::config::json::Json;
 use crate::config::raw::quoted;
 use crate::config::servers::program_path;
-use crate::config::{Kind, Note, Secret, address};
+use crate::config::{Kind, Note, Secret, Transport, address};
 
 /// Types of what only a client itself can run.
 const BUILT_IN: [&str; 5] = ["builtin", "platform", "frontend", "inline_python", "sdk"];
@@ -67,7 +67,7 @@ impl Reader<'_, '_> {
             self.remark(command, "command", message);
             let value = |text: &str| put_in(text, |name| env.get(name).cloned());
             let headers = bridged.headers.iter().map(|(name, text)| (name.clone(), value(text))).collect();
-            return self.service(command, "args", value(&bridged.url), headers);
+            return self.service(command, "args", value(&bridged.url), headers, None);
         }
         let cwd = fields.cwd.map(|cwd| self.text(cwd, "cwd", self.client.dialect)).transpose()?;
         let base = self.surroundings.base;
@@ -118,8 +118,11 @@ impl Reader<'_, '_> {
                 self.remark(value, key, "has no use beside `url`: not read");
             }
         }
+        let mut spoken = None;
         match transport {
             Some("http" | "streamable-http" | "streamableHttp" | "streamable_http" | "remote") => {}
+            Some("sse") => spoken = Some(Transport::Sse),
+            Some("ws" | "websocket") => {}
             Some(other) => {
                 self.remark(url, "type", format!("{other:?} is not spoken: Streamable HTTP is tried"));
             }
@@ -150,7 +153,7 @@ impl Reader<'_, '_> {
             let key = self.text(value, "apiKey", self.client.dialect)?;
             headers.push(("Authorization".to_owned(), format!("Bearer {key}")));
         }
-        self.service(url, "url", address, headers)
+        self.service(url, "url", address, headers, spoken)
     }
 
     /// A service, once its URL and headers are known to be usable.
@@ -160,6 +163,7 @@ impl Reader<'_, '_> {
         key: &str,
         url: String,
         headers: Vec<(String, String)>,
+        transport: Option<Transport>,
     ) -> Result<Kind, Note> {
         let environment = self.surroundings.environment;
         let expanded = expand(&url, environment);
@@ -177,7 +181,8 @@ impl Reader<'_, '_> {
             }
             checked.push((name, Secret::new(text)));
         }
-        Ok(Kind::Http { url, headers: checked, ca_file: None })
+        let transport = transport.unwrap_or_else(|| Transport::of(&url));
+        Ok(Kind::Http { transport, url, headers: checked, ca_file: None })
     }
 }
 

@@ -1,0 +1,35 @@
+//! `seawall disable` and `seawall enable`: switches a server off, and on again.
+
+use super::{DaemonArguments, Exit, Failure, daemon::DaemonClient};
+use clap::Args;
+
+/// The server, and how the result is shown.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    daemon: DaemonArguments,
+    /// The server.
+    name: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: Arguments, on: bool) -> Result<Exit, Failure> {
+    let client = DaemonClient::find(&arguments.daemon).await?;
+    let (name, verb) = (&arguments.name, if on { "enable" } else { "disable" });
+    let answer = client.post(&format!("/api/v1/upstreams/{name}/{verb}")).await?;
+    if arguments.json {
+        say!("{answer}");
+    } else if answer["changed"] == false {
+        say!("{name} was {verb}d already");
+    } else if on {
+        say!("{name} is enabled again");
+    } else {
+        say!("{name} is disabled, and its calls have ended; `seawall enable {name}` undoes this");
+    }
+    if answer["kept"] == false {
+        say!("the store cannot be written, so this lasts only as long as the daemon");
+    }
+    Ok(Exit::Done)
+}
