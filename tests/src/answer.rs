@@ -28,6 +28,11 @@ impl Answer {
         text_of(&self.headers, name)
     }
 
+    /// Whether it is a result, and none that says it is an error.
+    pub fn succeeded(&self) -> bool {
+        self.value["result"].is_object() && !self.is_error()
+    }
+
     /// The first text of a tool's result.
     ///
     /// # Panics

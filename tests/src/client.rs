@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const LEGACY_VERSION: &str = "2025-11-25";
 const MODERN_VERSION: &str = "2026-07-28";
@@ -41,6 +41,8 @@ pub struct Client {
     log_level: Option<String>,
     /// Its responses to questions, by their method and without an id.
     responses: Vec<(String, Value)>,
+    /// How long it thinks before each of them.
+    thinks: Duration,
     ids: Arc<AtomicU64>,
 }
 
@@ -115,6 +117,7 @@ impl Client {
             capabilities: json!({}),
             log_level: None,
             responses: Vec::new(),
+            thinks: Duration::ZERO,
             ids: Arc::default(),
         }
     }
@@ -157,6 +160,17 @@ impl Client {
         let mut responses = self.responses.clone();
         responses.push((method.to_owned(), response));
         Self { responses, ..self.clone() }
+    }
+
+    /// The same client, which thinks for so long before each response to a question.
+    #[must_use]
+    pub fn thinking_for(&self, time: Duration) -> Self {
+        Self { thinks: time, ..self.clone() }
+    }
+
+    /// The id of its session; none in the modern era.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
     }
 
     /// All tools, page after page.
@@ -268,6 +282,7 @@ impl Client {
     async fn respond(&self, question: &Value) {
         let known = |(method, _): &&(String, Value)| question["method"] == **method;
         let Some((method, response)) = self.responses.iter().find(known) else { return };
+        tokio::time::sleep(self.thinks).await;
         let mut response = response.clone();
         response["jsonrpc"] = json!("2.0");
         response["id"] = question["id"].clone();
@@ -421,6 +436,25 @@ impl Call {
 
     /// Takes the request back in the way of the client's era: a notification, or a closed stream.
     pub async fn cancel(self) {
+        self.tell().await;
+    }
+
+    /// Takes the request back like [`cancel`](Self::cancel), and where the stream stays open, which it does in the
+    /// legacy era, reads on for so long. Gives what came in spite of it; a stream that just ends is nothing.
+    pub async fn cancel_and_read_on(mut self, time: Duration) -> Option<Answer> {
+        self.tell().await;
+        if self.client.era == Era::Modern {
+            return None;
+        }
+        match timeout(time, &mut self.task).await {
+            Err(_) => None,
+            Ok(Ok(answer)) => (!answer.text.is_empty()).then_some(answer),
+            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Says that the request is taken back, where its era has words for that.
+    async fn tell(&self) {
         if self.client.era == Era::Legacy {
             let params = json!({"requestId": self.id, "reason": "the test says so"});
             self.client.notify("notifications/cancelled", &params).await;

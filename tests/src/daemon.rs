@@ -151,6 +151,46 @@ impl Daemon {
         self.process.ended().await
     }
 
+    /// Kills it outright, and starts another with the same configuration and the same state.
+    ///
+    /// # Panics
+    /// When the other does not become healthy.
+    pub async fn kill_and_start_again(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+        self.start_again().await;
+    }
+
+    /// Starts another in the place of one that has ended, with the same configuration and the same state.
+    ///
+    /// # Panics
+    /// When it does not become healthy.
+    pub async fn start_again(&mut self) {
+        let text = fs::read_to_string(self.configuration()).expect("its configuration is there");
+        self.process = serve(&text, &[], LOG_HERE, self.directory.path());
+        eventually("the daemon is healthy again", START, async || {
+            let healthy = try_send(&self.url("/healthz"), "GET", &[], Bytes::new()).await;
+            healthy.is_ok_and(|response| response.status == 200)
+        })
+        .await;
+    }
+
+    /// Switches an upstream off, or on again.
+    pub async fn switch(&self, upstream: &str, on: bool) -> Value {
+        let verb = if on { "enable" } else { "disable" };
+        let response = self.request("POST", &format!("/api/v1/upstreams/{upstream}/{verb}"), "{}").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()
+    }
+
+    /// The instances of an upstream, as status shows them.
+    pub async fn instances(&self, upstream: &str) -> Vec<Value> {
+        let status = self.status().await;
+        let upstreams = status["upstreams"].as_array().expect("status lists the upstreams");
+        let found = upstreams.iter().find(|found| found["name"] == upstream).expect("it is configured");
+        found["instances"].as_array().expect("status lists instances").clone()
+    }
+
     /// What it has logged to standard error so far.
     pub fn log(&self) -> String {
         self.process.log()

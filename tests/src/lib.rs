@@ -16,6 +16,8 @@ mod client;
 mod command;
 mod daemon;
 mod http;
+#[path = "../model.rs"]
+pub mod model;
 mod process;
 mod provision;
 mod sse;

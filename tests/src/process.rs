@@ -12,11 +12,19 @@ use tokio::time::Instant;
 /// How long a process may take to end once it is told to; then it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A program of this workspace, beside the running test.
+/// The program to test in the place of this workspace's own `seawall`.
+const BINARY: &str = "SEAWALL_BINARY";
+
+/// A program of this workspace, beside the running test; the variable `SEAWALL_BINARY` names another `seawall`.
 ///
 /// # Panics
 /// When it has not been built.
 pub fn binary(name: &str) -> PathBuf {
+    if name == "seawall"
+        && let Some(path) = std::env::var_os(BINARY)
+    {
+        return path.into();
+    }
     let test = std::env::current_exe().expect("a running program has a path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
     let path = profile.join(name);

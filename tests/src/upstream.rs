@@ -15,6 +15,23 @@ pub enum Transport {
     LegacyHttp,
     /// A service whose requests stand alone.
     ModernHttp,
+    /// A service of the transport before that: requests by POST, answers on one stream of events.
+    Sse,
+    /// A connection over WebSocket.
+    WebSocket,
+}
+
+impl Transport {
+    /// Its name in reports, which a server may have too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::LegacyHttp => "legacy-http",
+            Self::ModernHttp => "modern-http",
+            Self::Sse => "sse",
+            Self::WebSocket => "websocket",
+        }
+    }
 }
 
 /// One `misbehave` server as a configuration names it.
@@ -38,12 +55,25 @@ impl Upstream {
                 let table = stdio_table(name, &all, keys);
                 return Self { table, record, _process: None };
             }
-            Transport::LegacyHttp => "legacy",
+            Transport::LegacyHttp | Transport::Sse | Transport::WebSocket => "legacy",
             Transport::ModernHttp => "modern",
         };
-        all.extend_from_slice(&["--era", era]);
+        // Flags may say the era themselves.
+        if !flags.contains(&"--era") {
+            all.extend_from_slice(&["--era", era]);
+        }
         let process = Misbehave::http(&all).await;
-        let table = format!("[servers.{name}]\nurl = {}\n{keys}\n", quoted(process.url()));
+        let base = process.url().trim_end_matches("/mcp");
+        let place = match transport {
+            Transport::Sse => format!("url = {}\ntransport = \"sse\"", quoted(&format!("{base}/sse"))),
+            Transport::WebSocket => {
+                format!("url = {}", quoted(&format!("{}/ws", base.replacen("http", "ws", 1))))
+            }
+            Transport::Stdio | Transport::LegacyHttp | Transport::ModernHttp => {
+                format!("url = {}", quoted(process.url()))
+            }
+        };
+        let table = format!("[servers.{name}]\n{place}\n{keys}\n");
         Self { table, record, _process: Some(process) }
     }
 

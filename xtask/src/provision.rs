@@ -1,5 +1,5 @@
 //! What the tests run against and Cargo cannot fetch: Node with the npm packages of `tests/interop`, the
-//! agents of `tests/interop/agents`, and a Python environment with its packages. Each part is built once per
+//! agents of `tests/interop/agents`, and Python environments with their packages. Each part is built once per
 //! content of its inputs and then found ready.
 
 use std::env;
@@ -13,6 +13,11 @@ use crate::process::{run_captured, workspace_root};
 
 /// Part of every stamp: raised when this file builds the same inputs differently.
 const RECIPE: &str = "1";
+
+/// The environment of the Python SDK and of the servers on it.
+const PYTHON: &str = "python";
+/// The environment of a server that needs an older SDK.
+const PYTHON_SQLITE: &str = "python-sqlite";
 
 /// A provisioned directory. Tests find it through the variable `SEAWALL_PROVISION`.
 #[derive(Debug)]
@@ -40,9 +45,9 @@ impl Place {
         self.root.join("agents/bin")
     }
 
-    /// The interpreter of the Python environment; console scripts lie beside it.
-    pub(crate) fn python(&self) -> PathBuf {
-        self.root.join("python/bin/python")
+    /// The interpreter of a Python environment; console scripts lie beside it.
+    fn python(&self, environment: &str) -> PathBuf {
+        self.root.join(environment).join("bin/python")
     }
 }
 
@@ -50,11 +55,12 @@ impl Place {
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     crate::no_arguments("provision", arguments)?;
     let place = ensure()?;
-    println!("root          {}", place.root().display());
-    println!("node          {}", place.node().display());
-    println!("node_modules  {}", place.node_modules().display());
-    println!("agents        {}", place.agents().display());
-    println!("python        {}", place.python().display());
+    println!("root           {}", place.root().display());
+    println!("node           {}", place.node().display());
+    println!("node_modules   {}", place.node_modules().display());
+    println!("agents         {}", place.agents().display());
+    println!("python         {}", place.python(PYTHON).display());
+    println!("python-sqlite  {}", place.python(PYTHON_SQLITE).display());
     Ok(())
 }
 
@@ -72,7 +78,8 @@ pub(crate) fn ensure() -> Result<Place, String> {
     let interop = workspace.join("tests/interop");
     npm(&place, &interop)?;
     agents(&place, &interop.join("agents"))?;
-    python(&place, &interop)?;
+    python(&place, PYTHON, &interop.join("requirements.txt"))?;
+    python(&place, PYTHON_SQLITE, &interop.join("sqlite/requirements.txt"))?;
     Ok(place)
 }
 
@@ -159,7 +166,12 @@ fn install_packages(directory: &Path, files: &[&Path], flags: &[&str]) -> Result
         fs::copy(file, target).map_err(|error| named(file, &error))?;
     }
     run_captured(
-        Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).args(flags).current_dir(directory),
+        Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund"])
+            .args(flags)
+            // Playwright's server is tested without a browser.
+            .env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1")
+            .current_dir(directory),
     )?;
     Ok(())
 }
@@ -221,22 +233,23 @@ fn architecture_package() -> Result<&'static str, String> {
     }
 }
 
-fn python(place: &Place, interop: &Path) -> Result<(), String> {
-    let requirements = interop.join("requirements.txt");
-    let directory = place.root.join("python");
-    let stamp = stamp(&directory, &[&requirements])?;
+/// Builds one Python environment of what `requirements` names.
+fn python(place: &Place, environment: &str, requirements: &Path) -> Result<(), String> {
+    let directory = place.root.join(environment);
+    let interpreter = place.python(environment);
+    let stamp = stamp(&directory, &[requirements])?;
     // The interpreter is a link to the system's: it dangles after an upgrade, and then all is built anew.
-    if stamped(&directory, &stamp) && place.python().exists() {
+    if stamped(&directory, &stamp) && interpreter.exists() {
         return Ok(());
     }
     if !runs("python3", &["-c", "import ensurepip, venv"]) {
         install_from_debian(&["python3", "python3-venv"])?;
     }
-    progress("python: installing the packages of tests/interop");
+    progress(&format!("{environment}: installing what {} names", requirements.display()));
     start_afresh(&directory)?;
     run_captured(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
     run_captured(
-        Command::new(place.python())
+        Command::new(interpreter)
             .args([
                 "-m",
                 "pip",
@@ -246,9 +259,9 @@ fn python(place: &Place, interop: &Path) -> Result<(), String> {
                 "--quiet",
                 "--requirement",
             ])
-            .arg(&requirements),
+            .arg(requirements),
     )?;
-    progress("python: ready");
+    progress(&format!("{environment}: ready"));
     finish(&directory, &stamp)
 }
 

@@ -1,14 +1,16 @@
-//! The streamable HTTP transport, in both eras at one endpoint.
+//! The streamable HTTP transport, in both eras at one endpoint, and the way to the other two that begin with HTTP.
 
 use crate::Eras;
 use crate::server::{Entry, Exchange, Part, Server, lock};
-use crate::wire::{self, Era, Failure, Message};
+use crate::stdio::BYTE;
+use crate::wire::{self, Era, Failure, JSON, Message};
+use crate::{sse, websocket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::value::RawValue;
@@ -26,20 +28,21 @@ use tokio::task::AbortHandle;
 const PATH: &str = "/mcp";
 const SESSION: &str = "mcp-session-id";
 const VERSION: &str = "mcp-protocol-version";
-const JSON: &str = "application/json";
 
-type Reply = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Reply = Response<BoxBody<Bytes, Infallible>>;
 
-struct Endpoint {
-    server: Arc<Server>,
+pub(crate) struct Endpoint {
+    pub(crate) server: Arc<Server>,
     /// The legacy sessions, each with its newest GET stream.
     sessions: Mutex<HashMap<String, Option<mpsc::UnboundedSender<Part>>>>,
+    /// The streams of the older transport, by their sessions.
+    pub(crate) streams: Mutex<HashMap<String, mpsc::UnboundedSender<Part>>>,
 }
 
 pub(crate) async fn serve(server: Arc<Server>, address: SocketAddr) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on http://{}{PATH}", listener.local_addr()?);
-    let endpoint = Arc::new(Endpoint { server, sessions: Mutex::default() });
+    let endpoint = Arc::new(Endpoint { server, sessions: Mutex::default(), streams: Mutex::default() });
     tokio::spawn(announce(endpoint.clone(), endpoint.server.tools_changed.subscribe()));
     loop {
         let (stream, _) = listener.accept().await?;
@@ -51,7 +54,8 @@ pub(crate) async fn serve(server: Arc<Server>, address: SocketAddr) -> std::io::
             }
             let service = service_fn(move |request| respond(endpoint.clone(), request));
             // An error is a caller that went away, which the unfinished request itself records.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let _ = connection.with_upgrades().await;
         });
     }
 }
@@ -66,7 +70,10 @@ async fn announce(endpoint: Arc<Endpoint>, mut changes: broadcast::Receiver<()>)
     }
 }
 
-async fn respond(endpoint: Arc<Endpoint>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+async fn respond(endpoint: Arc<Endpoint>, mut request: Request<Incoming>) -> Result<Reply, Infallible> {
+    if request.uri().path() == websocket::PATH {
+        return Ok(websocket::open(&endpoint.server, &mut request));
+    }
     let (head, body) = request.into_parts();
     let session = header(&head.headers, SESSION);
     Ok(match (&head.method, head.uri.path()) {
@@ -77,6 +84,11 @@ async fn respond(endpoint: Arc<Endpoint>, request: Request<Incoming>) -> Result<
         (&Method::GET, PATH) => endpoint.get(session),
         (&Method::DELETE, PATH) => endpoint.delete(session),
         (_, PATH) => plain(StatusCode::METHOD_NOT_ALLOWED),
+        (&Method::GET, sse::PATH) => sse::open(&endpoint),
+        (&Method::POST, sse::MESSAGES) => match body.collect().await {
+            Ok(body) => sse::take(&endpoint, head.uri.query(), &body.to_bytes()),
+            Err(_) => plain(StatusCode::BAD_REQUEST),
+        },
         _ => plain(StatusCode::NOT_FOUND),
     })
 }
@@ -101,7 +113,7 @@ impl Endpoint {
             // An error is a stream that its client closed before.
             let _ = old.send(Part::Close);
         }
-        Events { first: None, parts, request: None, ended: false }.into_reply()
+        Events::of(parts).into_reply()
     }
 
     fn delete(&self, session: Option<&str>) -> Reply {
@@ -118,7 +130,7 @@ impl Endpoint {
     }
 
     fn open_session(&self) -> String {
-        let session = format!("session-{:016x}", RandomState::new().build_hasher().finish());
+        let session = new_session();
         lock(&self.sessions).insert(session.clone(), None);
         session
     }
@@ -128,6 +140,11 @@ impl Endpoint {
         let Some(mut message) = self.server.receive(body, named) else {
             return plain(StatusCode::BAD_REQUEST);
         };
+        if let Some(named) = named
+            && lock(&self.server.forgotten).remove(named)
+        {
+            lock(&self.sessions).remove(named);
+        }
         let era = self.server.era(&message, header(headers, VERSION));
         let opening = message.method() == "initialize";
         let mut session = None;
@@ -175,17 +192,23 @@ impl Endpoint {
                 request.finished = true;
                 whole(200, text)
             }
+            Some(Part::Whole { status, kind, body }) => {
+                request.finished = true;
+                any(status, kind, body)
+            }
             Some(Part::Half(text)) => {
                 let length = HeaderValue::from(text.len());
-                let first = Some(Part::Half(text));
-                let mut reply = Events { first, parts, request: Some(request), ended: false }.into_reply();
+                let mut reply = Events::answering(request, Part::Half(text), parts).into_reply();
                 reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
                 reply.headers_mut().insert(CONTENT_LENGTH, length);
                 reply
             }
-            Some(first) => {
-                Events { first: Some(first), parts, request: Some(request), ended: false }.into_reply()
+            Some(Part::Trickle(text)) => {
+                let mut reply = Events::answering(request, Part::Trickle(text), parts).into_reply();
+                reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+                reply
             }
+            Some(first) => Events::answering(request, first, parts).into_reply(),
             // Cancelled: no reply ever comes, and the caller's hanging up is recorded when it happens.
             None => pending().await,
         }
@@ -212,17 +235,30 @@ impl Drop for Unfinished {
     }
 }
 
-/// The body of a streamed answer.
-struct Events {
+/// The body of a streamed answer, or a stream that outlives its replies.
+pub(crate) struct Events {
     first: Option<Part>,
     parts: mpsc::UnboundedReceiver<Part>,
-    /// The request that this answers; none for a GET stream.
+    /// The request that this answers; none for a stream that answers none, or all.
     request: Option<Unfinished>,
+    /// Bytes that come one a second, before anything else does.
+    trickle: Option<mpsc::UnboundedReceiver<u8>>,
+    /// Whether nothing comes any more, though the stream stays open.
+    stalled: bool,
     ended: bool,
 }
 
 impl Events {
-    fn into_reply(self) -> Reply {
+    /// A stream that answers no request in particular.
+    pub(crate) fn of(parts: mpsc::UnboundedReceiver<Part>) -> Self {
+        Self { first: None, parts, request: None, trickle: None, stalled: false, ended: false }
+    }
+
+    fn answering(request: Unfinished, first: Part, parts: mpsc::UnboundedReceiver<Part>) -> Self {
+        Self { first: Some(first), request: Some(request), ..Self::of(parts) }
+    }
+
+    pub(crate) fn into_reply(self) -> Reply {
         let mut reply = Response::new(self.boxed());
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -237,6 +273,59 @@ impl Events {
             request.finished = true;
         }
     }
+
+    /// The bytes of one part; none where it has none.
+    fn bytes_of(&mut self, part: Part) -> Option<Bytes> {
+        let answers_one = self.request.is_some();
+        Some(match part {
+            Part::Open => return None,
+            Part::Comment => Bytes::from_static(b": x\n\n"),
+            Part::Event(text) => event(text.as_bytes()),
+            Part::Reply { text, .. } => {
+                if answers_one {
+                    self.end();
+                }
+                event(text.as_bytes())
+            }
+            Part::Whole { body, .. } => {
+                if answers_one {
+                    self.end();
+                }
+                event(&body)
+            }
+            Part::Half(text) => {
+                self.stalled = true;
+                let whole = if answers_one { Bytes::from(text) } else { event(text.as_bytes()) };
+                whole.slice(..whole.len() / 2)
+            }
+            Part::Trickle(text) => {
+                let whole = if answers_one { Bytes::from(text) } else { event(text.as_bytes()) };
+                self.trickle = Some(trickle(whole));
+                return None;
+            }
+            Part::Garbage(text) if answers_one => Bytes::from(text),
+            Part::Garbage(text) => event(text.as_bytes()),
+            Part::Line(bytes) => Bytes::from(bytes),
+            Part::Close => {
+                self.end();
+                return None;
+            }
+        })
+    }
+}
+
+/// The bytes of `whole`, one a second, for as long as somebody takes them.
+fn trickle(whole: Bytes) -> mpsc::UnboundedReceiver<u8> {
+    let (sender, bytes) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        for byte in whole {
+            if sender.send(byte).is_err() {
+                return;
+            }
+            tokio::time::sleep(BYTE).await;
+        }
+    });
+    bytes
 }
 
 impl Body for Events {
@@ -249,6 +338,16 @@ impl Body for Events {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         while !this.ended {
+            if this.stalled {
+                // Nothing is to wake it: the connection itself notices that its caller is gone.
+                return Poll::Pending;
+            }
+            if let Some(bytes) = &mut this.trickle {
+                if let Some(byte) = ready!(bytes.poll_recv(context)) {
+                    return Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&[byte])))));
+                }
+                this.trickle = None;
+            }
             let part = match this.first.take() {
                 Some(part) => part,
                 None => match ready!(this.parts.poll_recv(context)) {
@@ -257,46 +356,51 @@ impl Body for Events {
                     None => return Poll::Pending,
                 },
             };
-            let bytes = match part {
-                Part::Open => continue,
-                Part::Comment => Bytes::from_static(b": x\n\n"),
-                Part::Event(text) => event(&text),
-                Part::Reply { text, .. } => {
-                    this.end();
-                    event(&text)
-                }
-                Part::Half(text) => Bytes::copy_from_slice(&text.as_bytes()[..text.len() / 2]),
-                Part::Garbage(text) => Bytes::from(text),
-                Part::Close => {
-                    this.end();
-                    continue;
-                }
-            };
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            if let Some(bytes) = this.bytes_of(part) {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
         }
         Poll::Ready(None)
     }
 }
 
-fn event(text: &str) -> Bytes {
-    let data: String = text.lines().map(|line| format!("data: {line}\n")).collect();
-    Bytes::from(format!("event: message\n{data}\n"))
+/// A message as an event.
+fn event(message: &[u8]) -> Bytes {
+    let mut event = b"event: message\n".to_vec();
+    for line in message.split(|byte| *byte == b'\n') {
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(line);
+        event.push(b'\n');
+    }
+    event.push(b'\n');
+    event.into()
 }
 
-fn plain(status: StatusCode) -> Reply {
+pub(crate) fn new_session() -> String {
+    format!("session-{:016x}", RandomState::new().build_hasher().finish())
+}
+
+pub(crate) fn plain(status: StatusCode) -> Reply {
     let mut reply = Response::new(Full::<Bytes>::default().boxed());
     *reply.status_mut() = status;
     reply
 }
 
 fn whole(status: u16, text: String) -> Reply {
-    let mut reply = Response::new(Full::<Bytes>::from(text).boxed());
+    any(status, JSON, text.into_bytes())
+}
+
+fn any(status: u16, kind: &'static str, body: Vec<u8>) -> Reply {
+    let mut reply = Response::new(Full::<Bytes>::from(body).boxed());
     *reply.status_mut() = StatusCode::from_u16(status).expect("the statuses of this server are valid");
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    if reply.status().is_redirection() {
+        reply.headers_mut().insert(LOCATION, HeaderValue::from_static("/elsewhere"));
+    }
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 

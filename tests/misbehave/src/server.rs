@@ -1,20 +1,20 @@
-//! What both transports share: the state of the process, and the life of one request.
+//! What all transports share: the state of the process, and the life of one request.
 
 use crate::tools;
 use crate::wire::{self, Era, Failure, LEGACY, MODERN, Message};
 use crate::{Eras, Options};
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::future::pending;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-/// The legacy session of a message; none on stdio and in the modern era.
+/// The session of a message, which over WebSocket is its connection; none on stdio and in the modern era.
 pub(crate) type Session = Option<String>;
 
 /// One step of an answer, which each transport writes in its own way.
@@ -30,6 +30,12 @@ pub(crate) enum Part {
     Reply { status: u16, text: String },
     /// Half of this reply; the transport stalls after it.
     Half(String),
+    /// This reply, one byte a second; whatever shares its stream waits behind it.
+    Trickle(String),
+    /// A line of stdout with its own end.
+    Line(Vec<u8>),
+    /// Over HTTP a whole answer of any kind; elsewhere a message of these bytes.
+    Whole { status: u16, kind: &'static str, body: Vec<u8> },
     /// Something that is no message.
     Garbage(String),
     /// The end without a reply: of the stream over HTTP, of the process on stdio.
@@ -62,6 +68,12 @@ pub(crate) struct Server {
     /// How many tools `add_tool` has added.
     pub(crate) added: AtomicUsize,
     pub(crate) tools_changed: broadcast::Sender<()>,
+    /// How often the tools were listed.
+    pub(crate) listed: AtomicUsize,
+    /// Whether nobody is answered, because the one hand there is has something to do.
+    pub(crate) busy: watch::Sender<bool>,
+    /// Sessions that are to be forgotten at their next message.
+    pub(crate) forgotten: Mutex<HashSet<String>>,
     record: Option<Mutex<File>>,
     /// The server's own requests that await an answer, by session and id.
     questions: Mutex<HashMap<(Session, String), oneshot::Sender<String>>>,
@@ -82,6 +94,9 @@ impl Server {
             conversations: Mutex::default(),
             added: AtomicUsize::new(0),
             tools_changed: broadcast::channel(64).0,
+            listed: AtomicUsize::new(0),
+            busy: watch::channel(false).0,
+            forgotten: Mutex::default(),
             record,
             questions: Mutex::default(),
             asked: AtomicU64::new(0),
@@ -111,6 +126,12 @@ impl Server {
                 session,
             }),
             None => self.record(&Entry { event: "malformed", session, ..Entry::default() }),
+        }
+        if let Some(method) = message.as_ref().and_then(|message| message.method.as_deref())
+            && self.options.exits_on(method)
+        {
+            eprintln!("misbehave: ending, because {method} came");
+            std::process::exit(3);
         }
         message
     }
@@ -201,8 +222,9 @@ impl Exchange {
     pub(crate) fn start(self, message: Message) -> AbortHandle {
         let server = self.server.clone();
         // In the modern era over HTTP a cancel is a closed stream, and ids of different callers may collide.
-        // `late` answers even a caller that gave up.
-        let cancellable = !(self.over_http && self.era == Era::Modern) && message.tool() != Some("late");
+        // `late` answers even a caller that gave up, and who is busy hears of nothing.
+        let deaf = matches!(message.tool(), Some("late" | "busy"));
+        let cancellable = !(deaf || self.over_http && self.era == Era::Modern);
         let key = cancellable.then(|| (self.session.clone(), self.id.get().to_owned()));
         // Held until the entry is in, so that a task that ends at once still finds it.
         let mut running = lock(&server.running);
@@ -224,8 +246,17 @@ impl Exchange {
 
     async fn answer(&self, message: &Message) {
         let options = &self.server.options;
+        // The sender is this server's own, so there is always one.
+        let _ = self.server.busy.subscribe().wait_for(|busy| !busy).await;
         if options.silences(message.method()) {
             return pending().await;
+        }
+        if options.stalls(message.method()) {
+            self.send(Part::Open);
+            return pending().await;
+        }
+        if options.refuses(message.method()) {
+            return self.refuse(&Failure::method_not_found());
         }
         if self.era == Era::Modern
             && let Err(failure) = self.server.check(message)
@@ -255,6 +286,9 @@ impl Exchange {
             (Era::Legacy, "ping" | "logging/setLevel") => self.reply(json!({})),
             _ => self.refuse(&Failure::method_not_found()),
         }
+        if options.exit_once_open && matches!(message.method(), "initialize" | "server/discover") {
+            self.send(Part::Close);
+        }
     }
 
     /// Tells of changes, if `wanted`, until the subscriber goes away.
@@ -275,10 +309,15 @@ impl Exchange {
     /// Sends the legacy client a request on the stream of this call and returns its answer's JSON.
     pub(crate) async fn ask(&self, method: &str, params: &Value) -> String {
         let id = self.server.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        self.ask_as(id.to_string(), method, params).await
+    }
+
+    /// The same with this id, which is the text of a JSON value.
+    pub(crate) async fn ask_as(&self, id: String, method: &str, params: &Value) -> String {
         let (sender, answer) = oneshot::channel();
-        lock(&self.server.questions).insert((self.session.clone(), id.to_string()), sender);
-        let question = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-        self.send(Part::Event(question.to_string()));
+        let question = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+        lock(&self.server.questions).insert((self.session.clone(), id), sender);
+        self.send(Part::Event(question));
         answer.await.expect("a question leaves the table only with its answer")
     }
 

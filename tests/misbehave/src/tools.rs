@@ -1,5 +1,6 @@
 //! The tools: each does one thing, most of them bad.
 
+use crate::misdeeds;
 use crate::server::{Exchange, Part, lock};
 use crate::wire::{self, Era, Failure, Params};
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 
 /// Name, what it does, and its arguments with their types.
-type Tool = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+pub(crate) type Tool = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const TOOLS: &[Tool] = &[
     ("echo", "Returns its text.", &[("text", "string")]),
@@ -53,7 +54,7 @@ const TOOLS: &[Tool] = &[
     ("stderr", "Writes so many bytes to stderr, then answers.", &[("bytes", "integer")]),
     ("stop_reading", "Answers; on stdio, never reads stdin again.", &[]),
 ];
-const READ_ONLY: [&str; 3] = ["echo", "sleep", "hang_read"];
+const READ_ONLY: [&str; 4] = ["echo", "sleep", "hang_read", "crash_read"];
 
 /// The key and the state of the one question the modern tools ask.
 const QUESTION: &str = "question";
@@ -61,12 +62,12 @@ const STATE: &str = "asked-once";
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Arguments {
-    text: Option<String>,
+pub(crate) struct Arguments {
+    pub(crate) text: Option<String>,
     key: String,
-    ms: u64,
+    pub(crate) ms: u64,
     steps: Option<u32>,
-    bytes: usize,
+    pub(crate) bytes: usize,
     reply: Option<bool>,
 }
 
@@ -77,7 +78,15 @@ pub(crate) fn list(exchange: &Exchange, cursor: Option<&str>) {
     let added = added.chain(odd).map(
         |name| json!({"name": name, "description": "Returns its name.", "inputSchema": {"type": "object"}}),
     );
-    let tools: Vec<Value> = TOOLS.iter().map(definition).chain(added).collect();
+    let further = misdeeds::TOOLS.iter().filter(|_| exchange.server.options.all);
+    let mut tools: Vec<Value> = TOOLS.iter().chain(further).map(definition).chain(added).collect();
+    let listed = exchange.server.listed.fetch_add(1, Ordering::SeqCst) + 1;
+    if exchange.server.options.changing {
+        // With its number, so that the lists of two processes differ as well.
+        let process = std::process::id();
+        tools[0]["description"] =
+            format!("Returns its text; listed for the {listed}. time by {process}.").into();
+    }
     let Some(start) =
         cursor.map_or(Some(0), |cursor| cursor.parse::<usize>().ok().filter(|start| *start < tools.len()))
     else {
@@ -203,11 +212,16 @@ pub(crate) async fn call(exchange: &Exchange, params: &Params) {
         }
         "stop_reading" => say("stopped"),
         _ if is_added(exchange, name) || is_odd(exchange, name) => say(name),
-        _ => exchange.refuse(&Failure::parameters("Unknown tool")),
+        _ => {
+            // Boxed, because most calls are of the tools above.
+            if !Box::pin(misdeeds::call(exchange, name, params, &arguments)).await {
+                exchange.refuse(&Failure::parameters("Unknown tool"));
+            }
+        }
     }
 }
 
-fn text(text: &str) -> Value {
+pub(crate) fn text(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}], "isError": false})
 }
 

@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::collections::HashMap;
 
+/// The media type of a message.
+pub(crate) const JSON: &str = "application/json";
 /// The one version of the modern era.
 pub(crate) const MODERN: &str = "2026-07-28";
 /// The versions of the legacy era, newest first.
