@@ -14,7 +14,7 @@ fn ms(since: Instant) -> f64 {
     (since.elapsed().as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-fn said(Fail { kind, detail }: Fail) -> String {
+pub(crate) fn said(Fail { kind, detail }: Fail) -> String {
     format!("{kind}: {detail}")
 }
 
@@ -112,7 +112,12 @@ async fn hold(endpoint: &Endpoint, tool: &str, n: usize) -> Result<JoinSet<Resul
 }
 
 /// Calls from every session with short pauses; a call that times out counts as that long.
-async fn good_calls(sessions: &mut Vec<Session>, tool: &str, seconds: f64, limit: Duration) -> Stats {
+pub(crate) async fn good_calls(
+    sessions: &mut Vec<Session>,
+    tool: &str,
+    seconds: f64,
+    limit: Duration,
+) -> Stats {
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let mut clients = JoinSet::new();
     for mut session in sessions.drain(..) {

@@ -99,6 +99,11 @@ impl Endpoint {
         Self::new(&Target { url: Some(url.into()), ..target.clone() })
     }
 
+    /// The same target in another era.
+    pub(crate) fn speaking(target: &Target, era: &str) -> Result<Self, String> {
+        Self::new(&Target { era: era.into(), ..target.clone() })
+    }
+
     fn modern(&self) -> bool {
         self.0.era.as_str() >= MODERN
     }
@@ -114,6 +119,8 @@ pub(crate) struct Session {
     pub(crate) version: String,
     /// Whether the last answer came as an event stream.
     pub(crate) streamed: bool,
+    /// Whether calls ask for progress; the stateless era only.
+    pub(crate) progress: bool,
     next_id: u64,
 }
 
@@ -127,6 +134,7 @@ impl Session {
             events: None,
             version: endpoint.0.era.clone(),
             streamed: false,
+            progress: false,
             next_id: 1,
         };
         if matches!(endpoint.0.wire, Wire::Http { sse: true, .. }) {
@@ -227,8 +235,9 @@ impl Session {
         self.next_id += 1;
         let meta = if self.endpoint.modern() {
             let comma = if params.is_empty() { "" } else { "," };
+            let token = if self.progress { format!(r#","progressToken":{id}"#) } else { String::new() };
             format!(
-                r#"{comma}"_meta":{{"{META_VERSION}":"{}","{META_CLIENT}":{{"name":"mcp-bench","version":"{}"}},"{META_CAPABILITIES}":{{}}}}"#,
+                r#"{comma}"_meta":{{"{META_VERSION}":"{}","{META_CLIENT}":{{"name":"mcp-bench","version":"{}"}},"{META_CAPABILITIES}":{{}}{token}}}"#,
                 self.version,
                 env!("CARGO_PKG_VERSION"),
             )

@@ -12,8 +12,10 @@
 
 mod checks;
 mod client;
+mod hold;
 mod load;
 mod proto;
+mod slices;
 mod upstream;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +36,10 @@ enum Command {
     Load(load::Opts),
     /// Compare a good tool's latency alone and while other calls hang.
     Isolate(checks::IsolateOpts),
+    /// Compare tools' latency in alternating slices: alone, and while a misdeed goes on.
+    Slices(slices::Opts),
+    /// Hold calls that hang, as many as the lines of stdin say.
+    Hold(hold::Opts),
     /// Show what a client sees when the upstream hangs or dies, and whether the proxy recovers.
     Fault(checks::FaultOpts),
     /// Send identical calls at once and count how many reach the upstream.
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
             Command::Upstream(opts) => Box::pin(upstream::serve_http(opts)).await.map(|()| None),
             Command::Load(opts) => Box::pin(load::run(opts)).await.map(Some),
             Command::Isolate(opts) => Box::pin(checks::isolate(opts)).await.map(Some),
+            Command::Slices(opts) => Box::pin(slices::run(opts)).await.map(Some),
+            Command::Hold(opts) => Box::pin(hold::run(opts)).await.map(|()| None),
             Command::Fault(opts) => Box::pin(checks::fault(opts)).await.map(Some),
             Command::Dedupe(opts) => Box::pin(checks::dedupe(opts)).await.map(Some),
             Command::Probe(opts) => Box::pin(checks::probe(opts)).await.map(Some),

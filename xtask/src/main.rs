@@ -5,9 +5,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod bench;
+mod chaos;
 mod conformance;
+mod memory;
 mod process;
 mod provision;
+mod soak;
 mod test;
 mod tidy;
 
@@ -17,10 +20,16 @@ const USAGE: &str = "\
 usage: cargo xtask VERB
 
   test [--size ci|full] [FILTER…]   provision, build, run every test; FILTER goes to `cargo test`
-  full                              the tests at full size, then conformance, then the benchmarks
+  full                              the tests at full size, then everything below but `tidy`
   provision                         fetch what the tests run against and say where it is
   conformance [--cell NAME] [--revision 2025-11-25|2026-07-28] [--release] [--json]
                                     the official suite: through Seawall as direct, across eras, as a client
+  chaos [--json]                    every misdeed of an upstream over every transport, as a matrix
+  chaos --break [NAME…] [--json]    takes out one guard at a time: a test must fail each time
+  chaos --measure [NAME…] [--slices N] [--json]
+                                    what neighbours notice of each class of misdeed
+  soak [--minutes N] [--seed N]     random misdeeds under load; afterwards everything is as it was
+  memory [--json]                   what calls that hang weigh, against the bare proxy
   tidy                              the rules that no compiler knows: walls, budgets, links, pages
   bench [ARGUMENTS…]                the benchmarks";
 
@@ -46,6 +55,9 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, String> {
         "conformance" => succeeded(conformance::run(rest)),
         // What the suite starts as a client; see docs/conformance.md.
         "conformance-client" => succeeded(conformance::client(rest)),
+        "chaos" => succeeded(chaos::run(rest)),
+        "soak" => succeeded(soak::run(rest)),
+        "memory" => succeeded(memory::run(rest)),
         "tidy" => succeeded(tidy::run(rest)),
         "bench" => succeeded(bench::run(rest)),
         "help" | "--help" | "-h" => {
@@ -56,6 +68,9 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, String> {
     }
 }
 
+/// A task that ends well or says why it did not.
+type Part = fn(&[String]) -> Result<(), String>;
+
 /// Everything, at full size. Each part runs whatever became of the one before, so that one run tells all.
 fn full(arguments: &[String]) -> Result<ExitCode, String> {
     no_arguments("full", arguments)?;
@@ -65,11 +80,20 @@ fn full(arguments: &[String]) -> Result<ExitCode, String> {
         Ok(code) => failures.push(format!("tests: the runner ended with {code}")),
         Err(message) => failures.push(format!("tests: {message}")),
     }
-    if let Err(message) = conformance::run(&[]) {
-        failures.push(format!("conformance: {message}"));
-    }
-    if let Err(message) = bench::run(&[]) {
-        failures.push(format!("benchmarks: {message}"));
+    let parts: [(&str, Part, &[&str]); 7] = [
+        ("conformance", conformance::run, &[]),
+        ("chaos", chaos::run, &[]),
+        ("guards", chaos::run, &["--break"]),
+        ("neighbours", chaos::run, &["--measure"]),
+        ("soak", soak::run, &["--minutes", "10"]),
+        ("memory", memory::run, &[]),
+        ("benchmarks", bench::run, &[]),
+    ];
+    for (name, run, arguments) in parts {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        if let Err(message) = run(&arguments) {
+            failures.push(format!("{name}: {message}"));
+        }
     }
     if failures.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(failures.join("\n")) }
 }
