@@ -455,7 +455,8 @@ async fn cell(place: Place, which: usize, scene: Rc<Scene>) -> Report {
         Starts::AtMost(most) => 1..=most,
         Starts::OnceMore => opened + 1..=opened + 1,
         // The time is looked at after the starts were counted.
-        Starts::Braked => 1..=model::braked_starts(scene.since.elapsed()),
+        // Seawall's own look at the server runs beside the first calls: one start may be under way twice.
+        Starts::Braked => 1..=model::braked_starts(scene.since.elapsed()) + 1,
     };
     report.blame(right.contains(&starts), || format!("it was started {starts} times, {right:?} are right"));
     if era == Era::Legacy {
