@@ -12,9 +12,11 @@
 )]
 
 mod answer;
+mod chance;
 mod client;
 mod command;
 mod daemon;
+mod held;
 mod http;
 #[path = "../model.rs"]
 pub mod model;
@@ -24,9 +26,11 @@ mod sse;
 mod upstream;
 
 pub use answer::{Answer, Listing};
+pub use chance::{mixed, pick};
 pub use client::{Call, Client, Era, request_text};
 pub use command::{Said, at, seawall};
 pub use daemon::{Daemon, caller, free_address};
+pub use held::{Held, descendants};
 pub use http::{JSON, Response, send};
 pub use process::{Process, binary};
 pub use provision::provisioned;

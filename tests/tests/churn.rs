@@ -2,15 +2,14 @@
 //! and a thousand calls that hang leave the tools of others alone.
 //!
 //! The two tests measure, so they take turns.
-#![expect(clippy::disallowed_methods, reason = "tests look at processes and their descriptors in /proc")]
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use seawall_tests::{
-    Answer, Call, Client, Daemon, Era, PATIENCE, Transport, Upstream, eventually, note, within,
+    Answer, Call, Client, Daemon, Era, Held, PATIENCE, Transport, Upstream, descendants, eventually, mixed,
+    note, pick, within,
 };
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,9 +34,6 @@ const SESSION_IDLE: Duration = Duration::from_secs(3);
 const LEFT_MS: u64 = 250;
 /// How soon everything is as it was, once nothing goes on any more.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Longer than the daemon keeps a connection to an upstream that it does not use.
-const UNUSED: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Calls that hang, and what may be in flight and in line at one upstream: its share of what there is.
 const HUNG: usize = 1000;
@@ -100,15 +96,12 @@ async fn churn(size: Size) {
     call_everything(&churn.daemon).await;
 
     let over = Instant::now();
-    let state = Rest { daemon: &churn.daemon, before };
-    state.reached("no call is left", SETTLE, |now| now.permits + now.pending == 0).await;
-    state.reached("no session is left", SESSION_IDLE + SETTLE, |now| now.conversations == 0).await;
-    let after = state
-        .reached("everything is as it was", SETTLE, |now| {
-            let equal = Held { descriptors: before.descriptors, tasks: before.tasks, ..*now } == before;
-            equal && now.descriptors <= before.descriptors && now.tasks <= before.tasks
-        })
-        .await;
+    let reached = async |what, limit, holds: &dyn Fn(&Held) -> bool| {
+        Held::until(&churn.daemon, &before, what, limit, holds).await
+    };
+    reached("no call is left", SETTLE, &|now| now.permits == 0 && now.pending == 0).await;
+    reached("no session is left", SESSION_IDLE + SETTLE, &|now| now.conversations == 0).await;
+    let after = reached("everything is as it was", SETTLE, &|now| now.is_as(&before)).await;
     note(&format!("{} in {took:.1?}", churn.tally().summary()));
     note(&format!(
         "before: {before:?}\nafter:  {after:?}\nas it was {:.1?} after the last call",
@@ -136,102 +129,6 @@ async fn call_everything(daemon: &Daemon) {
             client.delete().await;
         }
     }
-}
-
-/// What the daemon holds. Processes and descriptors are counted from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    permits: u64,
-    pending: u64,
-    conversations: u64,
-    children: usize,
-    descriptors: usize,
-    tasks: u64,
-}
-
-impl Held {
-    async fn now(daemon: &Daemon) -> Self {
-        // Counted first and after a pause, so that no connection of the last question is among them.
-        sleep(PAUSE).await;
-        let (children, descriptors) = (descendants(daemon.pid()).len(), descriptors(daemon.pid()));
-        let status = daemon.status().await;
-        let number = |name: &str| status[name].as_u64().unwrap_or_else(|| panic!("no {name} in {status:#}"));
-        Self {
-            permits: status["permits"]
-                .as_array()
-                .map_or(u64::MAX, |rows| rows.len().try_into().expect("it fits")),
-            pending: number("pending"),
-            conversations: number("conversations"),
-            children,
-            descriptors,
-            tasks: number("tasks"),
-        }
-    }
-
-    /// What is held when nothing goes on: the least there is in a time in which the unused is given up.
-    async fn at_rest(daemon: &Daemon) -> Self {
-        daemon.until_idle().await;
-        daemon.until_no_conversation().await;
-        let mut least = Self::now(daemon).await;
-        let began = Instant::now();
-        while began.elapsed() < UNUSED {
-            let now = Self::now(daemon).await;
-            let (descriptors, tasks) = (now.descriptors.min(least.descriptors), now.tasks.min(least.tasks));
-            least = Self { descriptors, tasks, ..now };
-        }
-        assert_eq!((least.permits, least.pending, least.conversations), (0, 0, 0), "{least:?}");
-        least
-    }
-}
-
-/// The way back to what was held before.
-struct Rest<'a> {
-    daemon: &'a Daemon,
-    before: Held,
-}
-
-impl Rest<'_> {
-    /// Waits until `holds` is true of what is held, and gives that.
-    async fn reached(&self, what: &str, limit: Duration, holds: impl Fn(&Held) -> bool) -> Held {
-        let deadline = Instant::now() + limit;
-        loop {
-            let now = Held::now(self.daemon).await;
-            if holds(&now) {
-                return now;
-            }
-            if Instant::now() >= deadline {
-                let (before, status) = (self.before, self.daemon.status().await);
-                panic!("{what}: not within {limit:?}\nbefore: {before:?}\nafter:  {now:?}\n{status:#}");
-            }
-        }
-    }
-}
-
-/// The descriptors that a process has open.
-fn descriptors(pid: u32) -> usize {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the daemon runs as the same user");
-    entries.count()
-}
-
-/// Every process that came from this one, the dead that nobody has reaped among them.
-fn descendants(ancestor: u32) -> Vec<u32> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").expect("there is a /proc").flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The name stands in parentheses and may hold anything; after it come the state and the parent.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if let (Some(pid), Some(parent)) = (pid, parent) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = children.remove(&ancestor).unwrap_or_default();
-    let mut at = 0;
-    while at < found.len() {
-        found.extend(children.remove(&found[at]).unwrap_or_default());
-        at += 1;
-    }
-    found
 }
 
 fn instances<'a>(status: &'a Value, upstream: &str) -> &'a [Value] {
@@ -421,16 +318,9 @@ impl Churn {
     }
 }
 
-/// A number that follows from another one, and looks as if it did not.
+/// A number that follows from these two, and looks as if it did not.
 fn roll(number: u64, salt: u64) -> u64 {
-    let mut mixed = (number << 3 | salt).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed ^ (mixed >> 31)
-}
-
-fn pick<T: Copy>(from: &[T], number: u64) -> T {
-    let count = u64::try_from(from.len()).expect("a count fits");
-    from[usize::try_from(number % count).expect("an index fits")]
+    mixed(number << 3 | salt)
 }
 
 /// What came back.

@@ -6,9 +6,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests look at processes and their descriptors in /proc")]
 
 use rustix::process::{Pid, Signal, kill_process};
-use seawall_tests::{Answer, Client, Daemon, Era, Transport, Upstream, eventually, note, well};
+use seawall_tests::{
+    Answer, Client, Daemon, Era, Held, Transport, Upstream, eventually, mixed, note, pick, well,
+};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,11 +74,8 @@ const OFTEN: Duration = Duration::from_millis(20);
 const RECOVERY: Duration = Duration::from_secs(60);
 /// How long it may be quiet until everything is as it was.
 const QUIET: Duration = Duration::from_secs(10);
-/// Longer than the daemon keeps a connection to an upstream that it does not use.
-const UNUSED: Duration = Duration::from_secs(5);
 /// How soon processes are gone whose daemon has ended, or found them at its start.
 const GONE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(50);
 const SAMPLE: Duration = Duration::from_secs(1);
 /// Samples of memory that are taken together, so that one call's does not count.
 const SAMPLES: usize = 10;
@@ -122,7 +121,10 @@ async fn soak(minutes: u64, seed: u64) {
 
     let mut daemon = Arc::into_inner(soak).expect("its tasks are over").daemon;
     until_everything_answers(&daemon).await;
-    let after = Held::as_before(&daemon, before).await;
+    daemon.until_idle().await;
+    daemon.until_no_conversation().await;
+    let what = "everything is as it was";
+    let after = Held::until(&daemon, &before, what, QUIET, |now| now.is_as(&before)).await;
     note(&format!("before: {before:?}\nafter:  {after:?}"));
 
     daemon.signal(Signal::TERM);
@@ -277,18 +279,6 @@ fn era_of(number: u64) -> Era {
     if number.is_multiple_of(2) { Era::Legacy } else { Era::Modern }
 }
 
-/// A number that follows from another one, and looks as if it did not.
-fn mixed(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed ^ (mixed >> 31)
-}
-
-fn pick<T: Copy>(from: &[T], number: u64) -> T {
-    let count = u64::try_from(from.len()).expect("a count fits");
-    from[usize::try_from(number % count).expect("an index fits")]
-}
-
 /// What came back.
 #[derive(Debug, Default)]
 struct Tally {
@@ -374,89 +364,6 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
-}
-
-/// What the daemon holds. Processes and descriptors are counted from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    permits: usize,
-    pending: u64,
-    conversations: u64,
-    processes: usize,
-    descriptors: usize,
-    tasks: u64,
-}
-
-impl Held {
-    async fn now(daemon: &Daemon) -> Self {
-        // Counted first and after a pause, so that no connection of the last question is among them.
-        sleep(PAUSE).await;
-        let (processes, descriptors) = (descendants(daemon.pid()), descriptors(daemon.pid()));
-        let status = daemon.status().await;
-        let number = |name: &str| status[name].as_u64().unwrap_or_else(|| panic!("no {name} in {status:#}"));
-        let permits = status["permits"].as_array().map_or(usize::MAX, Vec::len);
-        let (pending, conversations, tasks) = (number("pending"), number("conversations"), number("tasks"));
-        Self { permits, pending, conversations, processes, descriptors, tasks }
-    }
-
-    /// What is held when nothing goes on: the least there is in a time in which the unused is given up.
-    async fn at_rest(daemon: &Daemon) -> Self {
-        daemon.until_idle().await;
-        daemon.until_no_conversation().await;
-        let mut least = Self::now(daemon).await;
-        let began = Instant::now();
-        while began.elapsed() < UNUSED {
-            let now = Self::now(daemon).await;
-            let (descriptors, tasks) = (now.descriptors.min(least.descriptors), now.tasks.min(least.tasks));
-            least = Self { descriptors, tasks, ..now };
-        }
-        assert_eq!((least.permits, least.pending, least.conversations), (0, 0, 0), "{least:?}");
-        least
-    }
-
-    /// Waits until no more is held than before.
-    async fn as_before(daemon: &Daemon, before: Self) -> Self {
-        daemon.until_idle().await;
-        daemon.until_no_conversation().await;
-        let deadline = Instant::now() + QUIET;
-        loop {
-            let now = Self::now(daemon).await;
-            let equal = Self { descriptors: before.descriptors, tasks: before.tasks, ..now } == before;
-            if equal && now.descriptors <= before.descriptors && now.tasks <= before.tasks {
-                return now;
-            }
-            if Instant::now() >= deadline {
-                let status = daemon.status().await;
-                panic!("not as before after {QUIET:?}\nbefore: {before:?}\nafter:  {now:?}\n{status:#}");
-            }
-        }
-    }
-}
-
-/// The descriptors that a process has open.
-fn descriptors(pid: u32) -> usize {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the daemon runs as the same user");
-    entries.count()
-}
-
-/// How many processes came from this one, the dead that nobody has reaped among them.
-fn descendants(ancestor: u32) -> usize {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for pid in processes() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name stands in parentheses and may hold anything; after it come the state and the parent.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = children.remove(&ancestor).unwrap_or_default();
-    let mut at = 0;
-    while at < found.len() {
-        found.extend(children.remove(&found[at]).unwrap_or_default());
-        at += 1;
-    }
-    found.len()
 }
 
 fn processes() -> Vec<u32> {

@@ -7,13 +7,15 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write, stderr, stdout};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write, stderr, stdout};
+use std::net::TcpStream;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
+
+use crate::rig::{at, emptied, free_port, median, target_directory};
 
 const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-11-25";
@@ -201,17 +203,6 @@ impl Figures {
     }
 }
 
-/// The median; of nothing it is not a number, which meets no bound.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
 fn as_table(figures: &Figures, rows: &[Row]) -> String {
     let mut lines =
         vec![format!("{:<46} {:>9} {:>9} {:>9}", "median of the rounds", "figure", "bound", "control")];
@@ -297,8 +288,7 @@ impl Bench {
     /// Builds what is ours and installs what is not.
     fn prepare(seconds: f64) -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace has no folder")?;
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |set| root.join(set));
+        let target = target_directory();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let build = ["build", "--release", "-p", "seawall", "-p", "seawall-bench"];
         succeed(Command::new(&cargo).args(build).current_dir(root))?;
@@ -310,10 +300,7 @@ impl Bench {
             succeed(Command::new(&cargo).args(install).arg(&peers).current_dir(root))?;
         }
         let scratch = target.join("bench");
-        match fs::remove_dir_all(&scratch) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(&scratch)(error)),
-            _ => fs::create_dir_all(&scratch).map_err(at(&scratch))?,
-        }
+        emptied(&scratch)?;
         let binaries = target.join("release");
         // The kernel names running programs by their resolved paths.
         let binaries = fs::canonicalize(&binaries).map_err(at(&binaries))?;
@@ -624,11 +611,6 @@ fn healthy(port: u16) -> bool {
         && status == *b"HTTP/1.1 200"
 }
 
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.map(|address| address.port()).map_err(|error| format!("no free port: {error}"))
-}
-
 fn install_nginx() -> Result<(), String> {
     if Command::new("nginx").arg("-v").output().is_ok_and(|output| output.status.success()) {
         return Ok(());
@@ -675,8 +657,4 @@ fn number(report: &Value, pointer: &str) -> Result<f64, String> {
 /// A path as a TOML string, which JSON's are as well.
 fn quoted(path: &Path) -> String {
     Value::from(path.to_string_lossy()).to_string()
-}
-
-fn at(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
-    move |error| format!("{}: {error}", path.display())
 }

@@ -9,13 +9,12 @@ mod copy;
 mod guards;
 mod matrix;
 mod measure;
-pub(crate) mod rig;
 
 use std::io::stderr;
 
 use crate::process::{cargo, run_visibly};
 use crate::provision;
-use rig::{emptied, target_directory};
+use crate::rig::{emptied, target_directory};
 
 /// What is measured at most: a neighbour's slices of each kind.
 const SLICES: usize = 20;

@@ -10,6 +10,7 @@ mod conformance;
 mod memory;
 mod process;
 mod provision;
+mod rig;
 mod soak;
 mod test;
 mod tidy;

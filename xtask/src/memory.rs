@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::chaos::rig::{Gateway, Rig, free_port, quoted, resident_bytes};
 use crate::process::Server;
+use crate::rig::{Gateway, Rig, free_port, quoted, resident_bytes};
 
 const THOUSAND: usize = 1000;
 /// What the arguments of larger calls are padded to.

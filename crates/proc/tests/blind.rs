@@ -3,10 +3,17 @@
 //! A test binary of its own, since the limit on open files is a property of the whole process.
 #![expect(clippy::disallowed_methods, reason = "tests read /proc themselves")]
 
+#[path = "support/look.rs"]
+mod look;
+#[path = "support/start.rs"]
+mod start;
+
 use std::time::Duration;
 
+use look::lives;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use seawall_proc::{Command, Line, become_subreaper, inherited_environment, reap_orphans, spawn};
+use seawall_proc::{Line, become_subreaper, reap_orphans};
+use start::shell;
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes, also on a loaded machine.
@@ -15,25 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const BLIND: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(1);
 
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
-}
-
 #[tokio::test]
 async fn who_cannot_be_seen_is_not_taken_for_gone() {
     become_subreaper().expect("Linux can");
     // It ends with its stdin, and leaves behind one that left its session.
     let script = "setsid sleep 1000 >/dev/null 2>&1 & echo $!; cat >/dev/null";
-    let command = Command {
-        program: "sh".into(),
-        args: vec!["-c".into(), script.into()],
-        environment: inherited_environment(),
-        directory: None,
-        max_line: 1024,
-        stderr_ring: 1024,
-    };
-    let mut child = spawn(&command).expect("sh starts");
+    let mut child = shell(script);
     let line = timeout(PATIENCE, child.stdout.next()).await.expect("in time").expect("a readable pipe");
     let Some(Line::Text(text)) = line else { panic!("expected a process number, got {line:?}") };
     let stray: u32 = std::str::from_utf8(&text).expect("UTF-8").parse().expect("a process number");

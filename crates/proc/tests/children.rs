@@ -1,33 +1,22 @@
 //! Real children: how they start, talk, misbehave and end.
 #![expect(clippy::disallowed_methods, reason = "tests read /proc and run the draining on a task")]
 
-use std::ffi::OsString;
+#[path = "support/look.rs"]
+mod look;
+#[path = "support/start.rs"]
+mod start;
+
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use seawall_proc::{
-    Child, Command, EndStep, Line, Lines, MARK, SpawnErrorKind, inherited_environment, spawn,
-};
+use look::{lives, stat};
+use seawall_proc::{Child, EndStep, Line, Lines, MARK, SpawnErrorKind, spawn};
+use start::{command, shell};
 use tokio::time::{Instant, sleep, timeout};
 
 const GRACE: Duration = Duration::from_millis(300);
 /// Longer than anything here takes, also on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn command(program: &str, args: &[&str]) -> Command {
-    Command {
-        program: program.into(),
-        args: args.iter().map(OsString::from).collect(),
-        environment: inherited_environment(),
-        directory: None,
-        max_line: 1024,
-        stderr_ring: 4096,
-    }
-}
-
-fn shell(script: &str) -> Child {
-    spawn(&command("sh", &["-c", script])).expect("sh starts")
-}
 
 async fn line(lines: &mut Lines) -> String {
     let line = timeout(PATIENCE, lines.next()).await.expect("a line in time").expect("a readable pipe");
@@ -39,17 +28,6 @@ async fn line(lines: &mut Lines) -> String {
 
 async fn pid(lines: &mut Lines) -> u32 {
     line(lines).await.parse().expect("a process number")
-}
-
-/// The fields of /proc/PID/stat from the third on; `None` if there is no such process.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    Some(fields.split_whitespace().map(str::to_owned).collect())
-}
-
-fn lives(pid: u32) -> bool {
-    stat(pid).is_some_and(|fields| !matches!(fields[0].as_str(), "Z" | "X"))
 }
 
 async fn dies(pid: u32) {

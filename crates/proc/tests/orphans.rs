@@ -2,27 +2,17 @@
 //!
 //! A test binary of its own, since adopting is a property of the whole process.
 
+#[path = "support/start.rs"]
+mod start;
+
 use std::path::Path;
 use std::time::Duration;
 
-use seawall_proc::{
-    Child, Command, EndStep, Line, become_subreaper, inherited_environment, reap_orphans, spawn,
-};
+use seawall_proc::{EndStep, Line, become_subreaper, reap_orphans};
+use start::shell;
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn shell(script: &str) -> Child {
-    let command = Command {
-        program: "sh".into(),
-        args: vec!["-c".into(), script.into()],
-        environment: inherited_environment(),
-        directory: None,
-        max_line: 1024,
-        stderr_ring: 1024,
-    };
-    spawn(&command).expect("sh starts")
-}
 
 #[tokio::test]
 async fn only_adopted_processes_are_reaped() {

@@ -1,15 +1,20 @@
 //! Whole trees of processes: what a daemon left behind, what hides, what it weighs, and who else can end it.
 #![expect(clippy::disallowed_methods, reason = "tests read /proc, and start a daemon to kill it")]
 
-use std::ffi::OsString;
+#[path = "support/look.rs"]
+mod look;
+#[path = "support/start.rs"]
+mod start;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use look::{lives, stat};
 use seawall_proc::{
-    Child, Command, EndStep, Identity, Line, Lines, MARK, RunError, become_subreaper, end_leftover,
-    inherited_environment, reap_orphans, run, spawn,
+    EndStep, Identity, Line, Lines, MARK, RunError, become_subreaper, end_leftover, reap_orphans, run, spawn,
 };
+use start::{command, shell};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::ChildStderr;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,21 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a daemon that is to be killed runs, as its one child.
 const SCRIPT: &str = "SCRIPT_OF_A_DAEMON_TO_BE_KILLED";
 
-fn command(program: &str, args: &[&str]) -> Command {
-    Command {
-        program: program.into(),
-        args: args.iter().map(OsString::from).collect(),
-        environment: inherited_environment(),
-        directory: None,
-        max_line: 1024,
-        stderr_ring: 4096,
-    }
-}
-
-fn shell(script: &str) -> Child {
-    spawn(&command("sh", &["-c", script])).expect("sh starts")
-}
-
 async fn pid(lines: &mut Lines) -> u32 {
     match timeout(PATIENCE, lines.next()).await.expect("a line in time").expect("a readable pipe") {
         Some(Line::Text(text)) => {
@@ -44,17 +34,6 @@ async fn pid(lines: &mut Lines) -> u32 {
         }
         other => panic!("expected a line, got {other:?}"),
     }
-}
-
-/// The fields of /proc/PID/stat from the third on; `None` if there is no such process.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    Some(fields.split_whitespace().map(str::to_owned).collect())
-}
-
-fn lives(pid: u32) -> bool {
-    stat(pid).is_some_and(|fields| !matches!(fields[0].as_str(), "Z" | "X"))
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

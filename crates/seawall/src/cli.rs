@@ -76,15 +76,15 @@ pub(crate) enum Command {
     /// Show what an upstream's processes wrote to standard error.
     Logs(logs::Arguments),
     /// End an upstream's instances; the next call starts new ones.
-    Restart(restart::Arguments),
+    Restart(OneServer),
     /// Switch a server off, until it is enabled again; its calls end.
-    Disable(switch::Arguments),
+    Disable(OneServer),
     /// Switch a server on again that was disabled.
-    Enable(switch::Arguments),
+    Enable(OneServer),
     /// Log in at an upstream that wants it.
     Login(login::Arguments),
     /// Forget the login at an upstream.
-    Logout(logout::Arguments),
+    Logout(OneServer),
     /// Show where a tool comes from, what bounds a call of it, and who may make one.
     Explain(explain::Arguments),
     /// Check what a working daemon needs, and say what mends what is missing.
@@ -118,6 +118,18 @@ pub(crate) struct DaemonArguments {
     /// The token to call with.
     #[arg(long, env = "SEAWALL_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+}
+
+/// A server of the running daemon, and how what was done to it is shown.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OneServer {
+    #[command(flatten)]
+    pub daemon: DaemonArguments,
+    /// The server.
+    pub name: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How log records are written.

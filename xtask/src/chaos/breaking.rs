@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 
 use super::copy::SourceCopy;
 use super::guards::{GUARDS, Guard, Noticed};
-use super::rig::{Process, at, descendants, emptied, target_directory};
 use super::{build_workspace, chosen};
 use crate::process::{cargo, run_visibly, workspace_root};
 use crate::provision::{self, Place};
+use crate::rig::{Process, at, descendants, emptied, target_directory};
 
 /// How long one run of tests may take: one that hangs has noticed, too.
 const LIMIT: Duration = Duration::from_secs(300);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::guards::Guard;
-use super::rig::at;
 use crate::process::{cargo, run_captured};
+use crate::rig::at;
 
 #[derive(Debug)]
 pub(super) struct SourceCopy {

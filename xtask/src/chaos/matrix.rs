@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::rig::at;
+use crate::rig::at;
 
 /// How far answers may overshoot their deadlines, as the 99th percentile over all cells, in ms.
 const OVERSHOOT: f64 = 100.0;

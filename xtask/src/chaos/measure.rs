@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::chosen;
-use super::rig::{Rig, median, quoted};
+use crate::rig::{Rig, median, quoted};
 
 /// What a neighbour on another upstream may take: so many times what it takes alone, or a millisecond more.
 const ELSEWHERE: f64 = 1.2;

@@ -6,10 +6,10 @@ use super::{
     attempt::{Attempt, Ended},
     journal::Journal,
 };
-use crate::config::Sharing;
 use crate::{
     Gateway,
     catalog::{Held, Tool},
+    config::Sharing,
     time::Clock,
     upstream::{Lost, Sent, Upstream, Wanted},
 };

@@ -123,13 +123,13 @@ impl Known {
 impl Catalog {
     /// Why a tool of a pinned upstream may not be used by clients like this one, if that is so.
     pub fn held(&self, upstream: &str, key: &str, face: &Face, tool: &str) -> Option<Held> {
-        let fingerprint = super::fingerprint(face);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if !known.book(upstream, key)?.tools.contains_key(tool) {
             return Some(Held::New);
         }
         let entry = known.upstreams.get(upstream);
-        let listing = entry.and_then(|entry| entry.listings.get(&fingerprint).or(entry.common.as_ref()));
+        let listing =
+            entry.and_then(|entry| entry.listings.get(&super::fingerprint(face)).or(entry.common.as_ref()));
         match listing {
             None => Some(Held::Unlisted),
             Some(listing) => listing.held.get(tool).map(|(why, _)| *why),

@@ -597,10 +597,7 @@ impl Upstream {
                 tracing::warn!(upstream = &*self.name, pid = instance.pid(), why, "an instance is replaced");
                 self.lock().brake.called_off();
                 self.noted(Some(Failure::now("answer", why.clone())));
-                instance.drain(&why);
-                if timeout(self.longest_call(), instance.gone()).await.is_err() {
-                    instance.end(&why);
-                }
+                drain(instance, &why, self.longest_call()).await;
             }
             None if fate.dismissed.load(Ordering::Relaxed) => self.lock().brake.called_off(),
             None => {
@@ -659,6 +656,15 @@ impl Upstream {
         while state.tails.len() > KEPT_LOGS.max(instances) {
             state.tails.pop_front();
         }
+    }
+}
+
+/// Takes calls away from an instance and waits for those under way, as long as one can be; a stream of changes, which can
+/// be longer, ends with it.
+async fn drain(instance: &Instance, why: &str, longest: Duration) {
+    instance.drain(why);
+    if timeout(longest, instance.gone()).await.is_err() {
+        instance.end(why);
     }
 }
 

@@ -1,21 +1,8 @@
 //! `seawall logout`: forgets the login at an upstream.
 
-use super::{DaemonArguments, Exit, Failure, daemon::DaemonClient};
-use clap::Args;
+use super::{Exit, Failure, OneServer, daemon::DaemonClient};
 
-/// Forget the login at an upstream.
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    daemon: DaemonArguments,
-    /// The server.
-    name: String,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+pub(super) async fn run(arguments: OneServer) -> Result<Exit, Failure> {
     let client = DaemonClient::find(&arguments.daemon).await?;
     let answer = client.post(&format!("/api/v1/upstreams/{}/logout", arguments.name)).await?;
     if arguments.json {

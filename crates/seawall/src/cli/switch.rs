@@ -1,21 +1,8 @@
 //! `seawall disable` and `seawall enable`: switches a server off, and on again.
 
-use super::{DaemonArguments, Exit, Failure, daemon::DaemonClient};
-use clap::Args;
+use super::{Exit, Failure, OneServer, daemon::DaemonClient};
 
-/// The server, and how the result is shown.
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    daemon: DaemonArguments,
-    /// The server.
-    name: String,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn run(arguments: Arguments, on: bool) -> Result<Exit, Failure> {
+pub(super) async fn run(arguments: OneServer, on: bool) -> Result<Exit, Failure> {
     let client = DaemonClient::find(&arguments.daemon).await?;
     let (name, verb) = (&arguments.name, if on { "enable" } else { "disable" });
     let answer = client.post(&format!("/api/v1/upstreams/{name}/{verb}")).await?;

@@ -1,16 +1,16 @@
 //! What is due in a pool by the clock: letting go of what is idle or old, and processes in reserve.
 
-use super::{Slot, State, chance};
+use super::{Slot, State, chance, drain};
 use crate::{
     config,
     life::Task,
     upstream::{Connector, Failure, Upstream, keys::InstanceKey, stdio},
 };
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 impl Upstream {
-    /// Does what is due by the clock: lets go of what is idle, too old or not needed as a spare, and starts spares. To
+    /// Does what is due by the clock: lets go of what is idle or too old, and starts spares. To
     /// be called about once a second, by one at a time.
     pub fn tend(&self) {
         let pool = &self.config.pool;
@@ -50,12 +50,9 @@ impl Upstream {
             instance.end("it was idle");
         }
         for instance in old.iter().filter_map(Slot::instance) {
-            let (why, longest) = ("it has reached its age", self.longest_call());
-            instance.drain(why);
+            let longest = self.longest_call();
             self.life.spawn(Task::Follow, async move {
-                if timeout(longest, instance.gone()).await.is_err() {
-                    instance.end(why);
-                }
+                drain(&instance, "it has reached its age", longest).await;
             });
         }
         Self::end_spares(over);
