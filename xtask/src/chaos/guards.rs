@@ -71,8 +71,9 @@ pub(super) static GUARDS: &[Guard] = &[
         name: "routing-cannot-wait",
         without: "the reader of a child waits for a call to take what is said about it",
         file: CHANNEL,
-        before: "if way.try_send(Ok(heard)).is_err() {",
-        after: "if way.send(Ok(heard)).await.is_err() {",
+        before: "if !way.tell(heard) {",
+        after: "way.closed().await;
+        if !way.tell(heard) {",
         noticed: Noticed::Checking { package: "seawall-core", words: &["only allowed inside `async`"] },
     },
     Guard {

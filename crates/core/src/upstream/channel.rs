@@ -11,6 +11,7 @@
 //! deaf. Either is unfit, and another takes its place.
 
 mod exchange;
+mod mailbox;
 mod oddities;
 mod opening;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use super::{Broadcast, Heard, Lost, Plan, Sent, response::excerpt};
 use crate::life::{Life, Task};
 use bytes::Bytes;
 pub use exchange::Exchange;
+use mailbox::{Way, mailbox};
 use oddities::Counts;
 pub use oddities::Oddities;
 pub(super) use opening::{Early, Starting, early, open};
@@ -48,8 +50,6 @@ use tokio_util::sync::CancellationToken;
 const DATA_QUEUE: usize = 64;
 /// Cancels, answers and notifications that may wait for it; beyond that they are dropped.
 const CONTROL_QUEUE: usize = 256;
-/// Messages that may wait for one call to take them, besides its response.
-const CALL_QUEUE: usize = 64;
 /// How long an instance in doubt has to say anything at all.
 const DOUBT: Duration = Duration::from_secs(5);
 /// How long it may say things without answering any, and how many calls that has to have cost, before it is taken to be
@@ -107,15 +107,10 @@ struct Calls {
     closed: Option<String>,
 }
 
-/// The way to a call.
-type Way = mpsc::Sender<Result<Heard, Lost>>;
-
 /// A request whose answer will be routed.
 #[derive(Debug)]
 struct Pending {
     heard: Way,
-    /// Room for the response, so that it is never dropped.
-    room: Option<mpsc::OwnedPermit<Result<Heard, Lost>>>,
     /// Whether only the end of it is still of interest.
     recalled: bool,
 }
@@ -342,9 +337,8 @@ impl Instance {
     ) -> Result<Exchange, Reply> {
         let id = this.lock().issue();
         let outgoing = this.peer.outgoing(request, subject, Some(Minted { id }), Vec::new())?;
-        let (heard, queue) = mpsc::channel(CALL_QUEUE + 1);
-        let room = heard.clone().try_reserve_owned().ok();
-        let pending = Pending { heard, room, recalled: false };
+        let (heard, queue) = mailbox();
+        let pending = Pending { heard, recalled: false };
         let taken = {
             let mut calls = this.lock();
             match calls.refuses().map(str::to_owned) {
@@ -441,7 +435,7 @@ impl Instance {
 
     /// Tells a call, if it has room to be told.
     fn tell(&self, way: &Way, heard: Heard) {
-        if way.try_send(Ok(heard)).is_err() {
+        if !way.tell(heard) {
             self.odd.dropped(&self.place);
         }
     }
@@ -604,15 +598,19 @@ impl Calls {
 }
 
 impl Pending {
-    fn finish(mut self, end: Result<Heard, Lost>) {
-        match self.room.take() {
-            Some(room) => drop(room.send(end)),
-            None => drop(self.heard.try_send(end)),
-        }
+    fn finish(self, end: Result<Heard, Lost>) {
+        self.heard.end(end);
     }
 
     fn lose(self, lost: Lost) {
         self.finish(Err(lost));
+    }
+}
+
+impl Drop for Pending {
+    /// Nothing more will be said about it.
+    fn drop(&mut self) {
+        self.heard.hang_up();
     }
 }
 

@@ -6,7 +6,7 @@ mod stateless;
 use super::{Front, guard, guard::Refusal, stream};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use seawall_core::{
     call::{Answer, Call, Endpoint, auth::Caller},
@@ -26,6 +26,8 @@ const CONVERSATION: &str = "seawall-session";
 const TIMEOUT: &str = "seawall-timeout-ms";
 /// How long a call may go without an event before its answer becomes a stream.
 const PLAIN: Duration = Duration::from_secs(1);
+/// The size of a body in bytes up to which copying it is cheaper than keeping the buffer it came in.
+const SMALL: usize = 4096;
 /// How long a client may take to send a request's body.
 const BODY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,34 +57,56 @@ async fn post(front: &Arc<Front>, endpoint: Endpoint, request: Request) -> Resul
         };
         return Err(guard::refuse(StatusCode::NOT_FOUND, text));
     }
-    let (head, body) = request.into_parts();
-    let body = read(front, body).await?;
-    let inbound = serve::inbound(&body, &head_of(&head.headers)).map_err(|refusal| refused(&refusal))?;
-    let door = Door { front: Arc::clone(front), endpoint, caller, head };
+    let (door, inbound) = {
+        let (head, body) = request.into_parts();
+        let body = read(front, body).await?;
+        let inbound = serve::inbound(&body, &head_of(&head.headers)).map_err(|refusal| refused(&refusal))?;
+        (Door::new(front, endpoint, caller, &head.headers), inbound)
+    };
     match inbound {
         Inbound::Alone(request) => stateless::answer(door, request).await,
         Inbound::AloneNotification(_) => Ok(accepted()),
-        Inbound::InSession(message) => session::answer(door, message).await,
+        // Five times the size of the other: every call would be as large.
+        Inbound::InSession(message) => Box::pin(session::answer(door, message)).await,
     }
 }
 
-/// What is known of an HTTP request besides its message.
+/// What is known of an HTTP request besides its message. It holds none of the headers themselves: they would keep the
+/// buffer of their connection for as long as the call goes on.
 pub(super) struct Door {
     pub(super) front: Arc<Front>,
     pub(super) endpoint: Endpoint,
     pub(super) caller: Arc<Caller>,
-    pub(super) head: Parts,
+    /// The session its headers name.
+    session: Option<Arc<str>>,
+    /// The conversation its headers name.
+    conversation: Option<Arc<str>>,
+    /// The milliseconds its headers say that its caller waits.
+    limit_ms: Option<u64>,
+    /// Whether the client takes an answer as a stream.
+    takes_streams: bool,
 }
 
 impl Door {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.headers.get(name)?.to_str().ok()
-    }
-
-    /// Whether the client takes an answer as a stream. Who says nothing takes anything.
-    fn takes_streams(&self) -> bool {
-        let accept = self.head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        accept.is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"))
+    pub(super) fn new(
+        front: &Arc<Front>,
+        endpoint: Endpoint,
+        caller: Arc<Caller>,
+        headers: &HeaderMap,
+    ) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // Who says nothing takes anything.
+        let takes_streams = text(header::ACCEPT.as_str())
+            .is_none_or(|accept| accept.contains("text/event-stream") || accept.contains("*/*"));
+        Self {
+            front: Arc::clone(front),
+            endpoint,
+            caller,
+            session: text(SESSION).map(Arc::from),
+            conversation: text(CONVERSATION).map(Arc::from),
+            limit_ms: text(TIMEOUT).and_then(|limit| limit.parse().ok()),
+            takes_streams,
+        }
     }
 
     pub(super) fn call(
@@ -91,8 +115,7 @@ impl Door {
         conversation: Option<Arc<str>>,
         followed: bool,
     ) -> Call {
-        let asked =
-            self.header(TIMEOUT).and_then(|limit| limit.parse().ok()).or_else(|| request.timeout_ms());
+        let asked = self.limit_ms.or_else(|| request.timeout_ms());
         let asked = asked.filter(|limit| *limit > 0).map(Duration::from_millis);
         // Only calls of tools are given up by their clients' clocks while somebody works on them.
         let profile = (request.method() == "tools/call")
@@ -130,7 +153,7 @@ impl Door {
 
     /// What Seawall answers itself, in the form in which an upstream would.
     fn own_response(&self, request: &McpRequest, end: Result<Listed, Fault>) -> Response<Body> {
-        let streamed = end.as_ref().is_ok_and(|listed| listed.streamed) && self.takes_streams();
+        let streamed = end.as_ref().is_ok_and(|listed| listed.streamed) && self.takes_streams;
         let end = end.map(|listed| listed.reply);
         match last(request, &end).filter(|_| streamed) {
             Some(message) => {
@@ -145,7 +168,7 @@ pub(super) async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
     let limit = front.gateway.config().limits.message;
     let collected = timeout(BODY_LIMIT, Limited::new(body, limit).collect()).await;
     match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Ok(collected)) => Ok(apart(collected.to_bytes())),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let text = format!("TOO_LARGE: a message may have {limit} bytes (`limits.message`)");
             Err(guard::refuse(StatusCode::PAYLOAD_TOO_LARGE, &text))
@@ -153,6 +176,12 @@ pub(super) async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
         Ok(Err(_)) => Err(guard::refuse(StatusCode::BAD_REQUEST, "the request broke off")),
         Err(_) => Err(guard::refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
     }
+}
+
+/// A body in memory of its own where it is small: a part of what was read with it would keep the connection's whole
+/// buffer, and the connection would take another.
+fn apart(body: Bytes) -> Bytes {
+    if body.len() <= SMALL { Bytes::copy_from_slice(&body) } else { body }
 }
 
 fn head_of(headers: &HeaderMap) -> Head<'_> {
@@ -217,7 +246,7 @@ pub(super) fn last(request: &McpRequest, end: &Result<Reply, Fault>) -> Option<B
 /// What a call says first, if it says anything soon. A client that takes no streams waits for the end, or for the
 /// question where `asks` says that a question ends its request.
 async fn first_event(door: &Door, answer: &mut Answer, asks: bool) -> Option<Event> {
-    if door.takes_streams() {
+    if door.takes_streams {
         return timeout(PLAIN, answer.next()).await.ok();
     }
     loop {

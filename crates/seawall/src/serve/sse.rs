@@ -196,7 +196,7 @@ async fn take(
     if kind == Kind::Request && front.gateway.life().is_draining() {
         return Err(stopping());
     }
-    let door = Door { front: Arc::clone(front), endpoint: Endpoint::All, caller, head };
+    let door = Door::new(front, Endpoint::All, caller, &head.headers);
     let opens = kind == Kind::Request && message.method() == Some("initialize");
     let conversation = match (session.conversation.get(), opens) {
         (Some(conversation), false) => Arc::clone(conversation),

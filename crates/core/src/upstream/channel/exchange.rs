@@ -1,13 +1,13 @@
 //! One request on a channel.
 
-use super::{Data, Instance, Lost};
+use super::{Data, Instance, Lost, mailbox::Mailbox};
 use crate::upstream::{Heard, Sent};
 use bytes::Bytes;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
 /// How long a request that was taken back is still counted as under way: the protocol wants no answer to it.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub struct Exchange {
     sent: Sent,
     /// How many requests the instance had answered when this one was sent.
     answers_before: u64,
-    heard: mpsc::Receiver<Result<Heard, Lost>>,
+    heard: Mailbox,
     finished: bool,
     recalled: bool,
 }
@@ -32,12 +32,7 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(
-        instance: Arc<Instance>,
-        id: u64,
-        to_send: Option<Bytes>,
-        heard: mpsc::Receiver<Result<Heard, Lost>>,
-    ) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, id: u64, to_send: Option<Bytes>, heard: Mailbox) -> Self {
         Self {
             answers_before: instance.answers(),
             instance,
@@ -56,7 +51,7 @@ impl Exchange {
             self.forget();
             return Err(Lost::new(Sent::No, why));
         }
-        let heard = self.heard.recv().await.unwrap_or_else(|| Err(Lost::new(self.sent, "it is gone")));
+        let heard = self.heard.next().await.unwrap_or_else(|| Err(Lost::new(self.sent, "it is gone")));
         match heard {
             Err(lost) => {
                 self.finished = true;
@@ -123,7 +118,7 @@ impl Exchange {
 
     pub(in crate::upstream) async fn over(&mut self) {
         let ended = async {
-            while let Some(Ok(heard)) = self.heard.recv().await {
+            while let Some(Ok(heard)) = self.heard.next().await {
                 if matches!(heard, Heard::Response(_)) {
                     return;
                 }

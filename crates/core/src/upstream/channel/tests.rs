@@ -97,13 +97,13 @@ async fn a_caller_that_does_not_read_loses_progress_and_never_the_answer() {
     let (instance, mut queues) = open();
     let mut call = begin(&instance);
     send(&mut call, &mut queues).await;
-    for _ in 0..CALL_QUEUE + 6 {
+    for _ in 0..mailbox::MESSAGES + 6 {
         let text = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
         hear(&instance, text);
     }
     answer(&instance, 1);
     assert_eq!(instance.oddities().dropped, 6);
-    for _ in 0..CALL_QUEUE {
+    for _ in 0..mailbox::MESSAGES {
         assert!(matches!(call.next().await, Ok(Heard::Notification(_, Topic::Progress))));
     }
     assert!(matches!(call.next().await, Ok(Heard::Response(_))));

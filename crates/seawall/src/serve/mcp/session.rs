@@ -9,7 +9,7 @@ use crate::serve::{
 };
 use axum::{body::Body, extract::Request as HttpRequest, response::Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use seawall_core::{
     call::{Answer, Endpoint},
     config::Sharing,
@@ -33,7 +33,7 @@ pub(super) async fn answer(door: Door, message: Message) -> Result<Response<Body
     if message.method() == Some("initialize") && message.kind() == Kind::Request {
         return Box::pin(open(door, message)).await;
     }
-    let conversation = find(&door.front, &door.head.headers, &door.caller.name, Some(&message))?;
+    let conversation = find(&door.front, door.session.as_deref(), &door.caller.name, Some(&message))?;
     if conversation.endpoint != door.endpoint {
         return Err(refused(&serve::refuse(404, &message, -32001, "Session not found on this endpoint")));
     }
@@ -90,10 +90,14 @@ async fn open(door: Door, message: Message) -> Result<Response<Body>, Refusal> {
     Ok(response)
 }
 
+fn session_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get(SESSION)?.to_str().ok()
+}
+
 /// The session a request belongs to.
 fn find(
     front: &Front,
-    headers: &http::HeaderMap,
+    id: Option<&str>,
     caller: &str,
     message: Option<&Message>,
 ) -> Result<Arc<Conversation>, Refusal> {
@@ -101,7 +105,7 @@ fn find(
         Some(message) => refused(&serve::refuse(status, message, -32001, text)),
         None => guard::refuse(StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND), text),
     };
-    let Some(id) = headers.get(SESSION).and_then(|id| id.to_str().ok()) else {
+    let Some(id) = id else {
         return Err(refuse(
             400,
             "this needs a session: open one with `initialize` and send its Mcp-Session-Id",
@@ -266,7 +270,7 @@ pub(super) fn get(
     if !accept.contains("text/event-stream") && !accept.contains("*/*") {
         return Err(guard::refuse(StatusCode::NOT_ACCEPTABLE, "GET answers with text/event-stream"));
     }
-    let conversation = find(front, headers, &caller.name, None)?;
+    let conversation = find(front, session_of(headers), &caller.name, None)?;
     if conversation.endpoint != *endpoint {
         return Err(guard::refuse(StatusCode::NOT_FOUND, "Session not found on this endpoint"));
     }
@@ -345,7 +349,7 @@ pub(super) fn delete(front: &Arc<Front>, request: &HttpRequest) -> Result<Respon
             "DELETE needs the Mcp-Session-Id of a session",
         ));
     }
-    let conversation = find(front, request.headers(), &caller.name, None)?;
+    let conversation = find(front, session_of(request.headers()), &caller.name, None)?;
     front.gateway.end_conversation(&conversation.id);
     Ok(Response::new(Body::empty()))
 }

@@ -1,6 +1,6 @@
 //! Requests that stand alone: each answer is a body or a stream of its own, and closing it takes the call back.
 
-use super::{CONVERSATION, Door, first_event, last, plain};
+use super::{Door, first_event, last, plain};
 use crate::serve::{Front, guard::Refusal, stream};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response<Body>, Refusal> {
     // A conversation's name is its caller's own: nobody else can mean the same one.
-    let named = door.header(CONVERSATION).map(Arc::from).or_else(|| request.conversation().cloned());
+    let named = door.conversation.clone().or_else(|| request.conversation().cloned());
     let conversation = named.map(|name| Arc::from(format!("{}/{name}", door.caller.name)));
     let call = door.call(request, conversation, false);
     if serve::listens(&call.request) && door.front.gateway.arranges(&call) {
