@@ -322,15 +322,16 @@ impl Gateway {
         self.life.spawn(Task::Housekeeping, async move {
             loop {
                 for upstream in this.upstreams() {
-                    upstream.tend();
+                    upstream.tend().await;
                 }
                 sleep(TEND).await;
             }
         });
-        self.life.spawn(Task::Housekeeping, async {
+        let life = self.life.clone();
+        self.life.spawn(Task::Housekeeping, async move {
             loop {
                 sleep(REAP).await;
-                seawall_proc::reap_orphans(&|_| false);
+                life.blocking(|| seawall_proc::reap_orphans(&|_| false)).await;
             }
         });
         let this = Arc::clone(self);

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cage::Cage;
 use crate::leftover::{Identity, boot};
+use crate::look::Kin;
 use crate::run::{RunError, run};
 use crate::tree::{Family, Spawning, peek_at, reap_registered};
 use crate::{Command, Stdin, files};
@@ -36,7 +37,7 @@ pub struct Process {
     pid: Pid,
     id: u32,
     started: u64,
-    family: Family,
+    family: Kin,
     stop: Option<Command>,
     status: Option<ExitStatus>,
     reaped: bool,
@@ -88,7 +89,7 @@ impl Process {
         // SAFETY: the `OwnedFd` owns its descriptor, is moved in here, and is neither replaced nor closed
         // until it is dropped.
         let pidfd = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
-        let family = Family::new(pid, started, mark, cage);
+        let family = Kin::new(Family::new(pid, started, mark, cage));
         Ok(Self { child, pidfd, pid, id, started, family, stop: None, status: None, reaped: false })
     }
 
@@ -105,7 +106,7 @@ impl Process {
 
     /// What names this child for good, also for a later daemon: see [`end_leftover`](crate::end_leftover).
     pub fn identity(&self) -> Identity {
-        let mark = self.family.mark().to_owned();
+        let mark = self.family.last_seen().mark().to_owned();
         Identity { pid: self.id, started: self.started, boot: boot().to_owned(), mark }
     }
 
@@ -119,10 +120,10 @@ impl Process {
     /// The resident memory of the child and all that descends from it, in bytes. What processes share is counted for
     /// each of them. 0 if `/proc` cannot be read.
     ///
-    /// Reads all of `/proc`, and waits for nothing. Descendants that are seen here are remembered: asked now and
-    /// then, fewer can be lost.
-    pub fn resident_bytes(&mut self) -> u64 {
-        let living = self.family.look().unwrap_or_default();
+    /// Reads all of `/proc`, on the thread for that. Descendants that are seen here are remembered: asked now and
+    /// then, fewer can be lost. Cancel-safe.
+    pub async fn resident_bytes(&mut self) -> u64 {
+        let living = self.family.look().await.unwrap_or_default();
         living.iter().map(|entry| files::resident_bytes_of(&entry.pid.to_string())).sum()
     }
 
@@ -164,7 +165,7 @@ impl Process {
         let mut step = self.look().map(|_| EndStep::Already);
         if step.is_none() {
             // While the parents still live: afterwards only the mark and the cage tell who left the session.
-            self.family.look();
+            self.family.look().await;
         }
         drop(stdin);
         if step.is_none() && timeout(grace, self.exited()).await.is_ok() {
@@ -176,7 +177,7 @@ impl Process {
         }
 
         let mut survivors = 0;
-        let living = self.family.look();
+        let living = self.family.look().await;
         if step.is_none() || living.as_ref().is_none_or(|living| !living.is_empty()) {
             self.family.signal(living.as_deref().unwrap_or_default(), Signal::TERM);
             let _ = timeout(grace, self.gone()).await;
@@ -184,7 +185,7 @@ impl Process {
                 step = Some(EndStep::Terminate);
             }
             if timeout(KILL_WAIT, self.killed()).await.is_err() {
-                let living = self.family.look();
+                let living = self.family.look().await;
                 survivors = living.map_or_else(|| usize::from(self.lives()), |living| living.len());
             }
         }
@@ -204,9 +205,9 @@ impl Process {
     }
 
     /// Kills the child, its group and every descendant that can be found, now, without waiting for any of
-    /// them.
+    /// them. Reads all of `/proc`, on the thread of whoever calls.
     pub fn kill(&self) {
-        let mut family = self.family.clone();
+        let mut family = self.family.last_seen();
         let living = family.look();
         family.signal(living.as_deref().unwrap_or_default(), Signal::KILL);
     }

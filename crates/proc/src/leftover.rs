@@ -10,8 +10,9 @@ use tokio::time::timeout;
 
 use crate::cage;
 use crate::end::{EndStep, Ended, KILL_WAIT};
+use crate::look::Kin;
 use crate::mark::{is_nobodys, kernel_random};
-use crate::tree::{Family, is_child};
+use crate::tree::is_child;
 
 /// A child, named for good: also for a later daemon, and when its number has gone to another process.
 ///
@@ -104,9 +105,9 @@ pub async fn end_leftover(identity: &Identity, grace: Duration) -> Option<Ended>
 }
 
 async fn end_family(identity: &Identity, grace: Duration) -> Option<Ended> {
-    let find = Family::find(identity.pid, identity.started, &identity.mark);
-    let mut family = timeout(grace, find).await.ok()?;
-    let living = family.look();
+    let find = Kin::find(identity.pid, identity.started, &identity.mark);
+    let family = timeout(grace, find).await.ok()?;
+    let living = family.look().await;
     if living.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
@@ -115,7 +116,7 @@ async fn end_family(identity: &Identity, grace: Duration) -> Option<Ended> {
     if timeout(grace, family.gone()).await.is_err() {
         ended.step = EndStep::Kill;
         if timeout(KILL_WAIT, family.killed()).await.is_err() {
-            ended.survivors = family.look().map_or(0, |living| living.len());
+            ended.survivors = family.look().await.map_or(0, |living| living.len());
         }
     }
     Some(ended)

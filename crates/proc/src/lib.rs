@@ -2,7 +2,7 @@
 //!
 //! This is the only crate of Seawall that starts a process or contains `unsafe`. It knows no protocol and no
 //! configuration, and it spawns no task: [`spawn`] hands out the parts of a child, and the caller runs their
-//! futures.
+//! futures. One thread of its own looks at `/proc` for those that wait for it.
 //!
 //! * [`Process`] follows the pid and owns the end ladder. That a pipe is at its end says nothing about a
 //!   process: a grandchild may hold the pipe open for ever, and a living child may close it.
@@ -23,6 +23,7 @@ mod end;
 mod files;
 mod leftover;
 mod lines;
+mod look;
 mod mark;
 mod run;
 mod stderr;
@@ -150,8 +151,9 @@ pub fn inherited_environment() -> Vec<(OsString, OsString)> {
 /// Starts a child in a session of its own, with its three streams piped, default signal handling, an empty
 /// signal mask and the open-file limit that the daemon itself was started with.
 ///
-/// Returns once the program has been executed, or could not be. Must be called within a Tokio runtime with
-/// I/O enabled.
+/// Returns once the program has been executed, or could not be: blocks for a millisecond, and for some tens of them
+/// where the child enters a control group, so that a runtime thread should not be the one to call this. Must be called
+/// within a Tokio runtime with I/O enabled; a thread for blocking work is within.
 ///
 /// # Errors
 /// [`SpawnError`] says what stood in the way and what to do about it.

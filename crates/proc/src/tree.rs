@@ -4,24 +4,21 @@
 //! time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, getpid, kill_process,
     kill_process_group, pidfd_open, pidfd_send_signal, set_child_subreaper, waitid, waitpid,
 };
-use tokio::time::sleep;
 
 use crate::cage::{self, Cage};
 use crate::mark::carries;
 
-/// Most of a family are no children of ours, so their end is looked for: soon, then less and less often.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-const LAST_LOOK: Duration = Duration::from_millis(200);
+/// Bytes of `/proc/PID/stat` that hold all that is read of it: a name of 64, and 21 numbers.
+const STAT: usize = 1024;
 
 /// The children this crate has started and not reaped, by number with their start time.
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { spawning: 0, children: BTreeMap::new() });
@@ -113,9 +110,13 @@ fn heed_children() {
 ///
 /// Children that this crate has started are left alone: their exit status belongs to their
 /// [`Process`](crate::Process). So are those for which `known` says true; it is for children that others
-/// started. It must not call back into this crate. Where `/proc` cannot be read, none is reaped. Never waits.
+/// started. It must not call back into this crate. Where `/proc` cannot be read, none is reaped. Waits for nobody, but
+/// reads all of `/proc`, on the thread of whoever calls.
 pub fn reap_orphans(known: &dyn Fn(u32) -> bool) -> usize {
     cage::sweep();
+    let before = registry().children.clone();
+    // Not under the lock: who starts or reaps a child does not wait for this.
+    let Some(table) = read_table() else { return 0 };
     let mut registry = registry();
     if registry.spawning > 0 {
         // One of the dead might be a child whose number is not known yet; there will be a next time.
@@ -124,8 +125,11 @@ pub fn reap_orphans(known: &dyn Fn(u32) -> bool) -> usize {
     // A child whose `Process` was dropped is reaped by the runtime, which tells nobody. Where its start time is not
     // known, the table cannot tell either.
     registry.children.retain(|pid, started| *started != 0 || !is_no_child(*pid));
-    let Some(table) = read_table() else { return 0 };
-    registry.children.retain(|pid, started| *started == 0 || is_same(&table, *pid, *started));
+    // Of those that were started since, the table knows nothing.
+    let is_new = |pid: &u32, started: &u64| before.get(pid) != Some(started);
+    registry
+        .children
+        .retain(|pid, started| *started == 0 || is_new(pid, started) || is_same(&table, *pid, *started));
     let daemon = std::process::id();
     table
         .values()
@@ -149,7 +153,7 @@ pub(crate) struct Entry {
     stuck: bool,
 }
 
-type Table = BTreeMap<u32, Entry>;
+pub(crate) type Table = BTreeMap<u32, Entry>;
 
 /// A child and all that came from it, as far as it can be seen.
 ///
@@ -188,23 +192,12 @@ impl Family {
         }
     }
 
-    /// The family of a child that a former daemon started. Waits as long as `/proc` cannot be read.
-    pub(crate) async fn find(pid: u32, started: u64, mark: &str) -> Self {
-        loop {
-            if let Some(family) = Self::left(pid, started, mark) {
-                return family;
-            }
-            sleep(LAST_LOOK).await;
-        }
-    }
-
-    /// The family of a child that a former daemon started; `None` if `/proc` cannot be read.
-    fn left(pid: u32, started: u64, mark: &str) -> Option<Self> {
-        let table = read_table()?;
+    /// The family of a child that a former daemon started; `None` if that cannot be known now.
+    pub(crate) fn left(table: &Table, pid: u32, started: u64, mark: &str) -> Option<Self> {
         let first = BTreeMap::from([(pid, started)]);
         // Without its leader a session may be that of a later process with the same number. It then is ours only
         // if one of its members is found by other means.
-        let led = is_same(&table, pid, started);
+        let led = is_same(table, pid, started);
         let mut family = Self {
             group: None,
             sessions: if led { first.clone() } else { BTreeMap::new() },
@@ -214,8 +207,8 @@ impl Family {
             cages: Vec::new(),
             unmarked: BTreeMap::new(),
         };
-        let living: Vec<u32> = family.look()?.iter().map(|entry| entry.pid).collect();
-        let spared = spared(&table, std::process::id());
+        let living: Vec<u32> = family.look_at(table)?.iter().map(|entry| entry.pid).collect();
+        let spared = spared(table, std::process::id());
         family.cages = Cage::find(mark, &living, &spared).into_iter().map(Arc::new).collect();
         Some(family)
     }
@@ -227,15 +220,20 @@ impl Family {
     /// Looks for members, remembers them, reaps those that are dead and ours to reap, and returns those that
     /// live. `None` if that cannot be known now, which is not to be taken for nobody: all stays as it was seen last.
     ///
-    /// Reads all of `/proc`: some microseconds for each process of the machine.
+    /// Reads all of `/proc`: some microseconds for each process of the machine, on the thread of whoever calls. For who
+    /// can wait there is [`Kin::look`](crate::look::Kin::look).
     pub(crate) fn look(&mut self) -> Option<Vec<Entry>> {
+        self.look_at(&read_table()?)
+    }
+
+    /// The same with a table that was read already.
+    pub(crate) fn look_at(&mut self, table: &Table) -> Option<Vec<Entry>> {
         let daemon = std::process::id();
-        let table = read_table()?;
-        let spared = spared(&table, daemon);
+        let spared = spared(table, daemon);
         // After the table: a number that has gone to another meanwhile then comes with the old start time, and is
         // not signalled.
-        let strays = self.strays(&table, &spared)?;
-        let (living, dead) = self.admit(&table, &strays, &spared);
+        let strays = self.strays(table, &spared)?;
+        let (living, dead) = self.admit(table, &strays, &spared);
         for entry in dead {
             // The root is kept: as long as it is not reaped, its number names this group and no other.
             if entry.parent == daemon && self.group.is_none_or(|root| entry.pid != number(root)) {
@@ -349,30 +347,6 @@ impl Family {
             self.cages.iter().for_each(|cage| cage.kill());
         }
     }
-
-    /// Waits until it is known that none of it lives.
-    pub(crate) async fn gone(&mut self) {
-        let mut pause = FIRST_LOOK;
-        while self.look().is_none_or(|living| !living.is_empty()) {
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
-        }
-    }
-
-    /// Kills until it is known that none of it lives, at least once: whoever was born between look and signal is found
-    /// the next time.
-    pub(crate) async fn killed(&mut self) {
-        let mut pause = FIRST_LOOK;
-        loop {
-            let living = self.look();
-            self.signal(living.as_deref().unwrap_or_default(), Signal::KILL);
-            if living.is_some_and(|living| living.is_empty()) {
-                return;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
-        }
-    }
 }
 
 /// Those that are never taken for anybody's family: process 1, this one, and its ancestors. They are also those that
@@ -465,7 +439,7 @@ fn start_time(pid: u32) -> Option<u64> {
 
 /// All processes that can be seen; `None` if that cannot be known now, for want of descriptors, say. An empty table would
 /// mean that nobody lives.
-fn read_table() -> Option<Table> {
+pub(crate) fn read_table() -> Option<Table> {
     if !is_our_proc() {
         return None;
     }
@@ -486,9 +460,17 @@ fn read_table() -> Option<Table> {
 /// The system said something else: nothing is known of it.
 #[expect(clippy::disallowed_methods, reason = "/proc is memory: reading it waits for no device")]
 fn read_entry(pid: u32) -> io::Result<Option<Entry>> {
-    match std::fs::read(format!("/proc/{pid}/stat")) {
+    // A file of `/proc` has no size, and whoever asks for all of it asks many times. What counts comes first.
+    let mut stat = [0; STAT];
+    let mut read = || loop {
+        match std::fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut stat) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    };
+    match read() {
         // One that is just being reaped has no session any more, and does not parse.
-        Ok(stat) => Ok(parse(pid, &stat)),
+        Ok(length) => Ok(parse(pid, &stat[..length])),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             Ok(None)
@@ -521,6 +503,8 @@ fn parse(pid: u32, stat: &[u8]) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::sleep;
 
     fn entry(pid: u32, parent: u32, session: u32, started: u64) -> Entry {
         Entry { pid, parent, group: session, session, started, dead: false, stuck: false }

@@ -41,7 +41,7 @@ async fn who_cannot_be_seen_is_not_taken_for_gone() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).expect("it is lower");
     assert_eq!(reap_orphans(&|_| false), 0);
-    assert_eq!(child.process.resident_bytes(), 0);
+    assert_eq!(child.process.resident_bytes().await, 0);
     let end = child.process.end(Some(child.stdin), GRACE);
     let see_again = async {
         sleep(BLIND).await;

@@ -289,8 +289,18 @@ async fn the_memory_of_a_tree_is_that_of_all_in_it() {
     // It keeps what it has read until the end of file.
     let script = format!("{{ head -c {HELD} /dev/zero; sleep 1000; }} | tail -c {HELD} | cat >/dev/null");
     let mut child = shell(&script);
-    eventually("the grandchild has read it all", || child.process.resident_bytes() > HELD).await;
+    let reads_all = async {
+        while child.process.resident_bytes().await <= HELD {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, reads_all).await.expect("the grandchild reads it all in time");
     child.process.kill();
     child.process.exited().await;
-    eventually("nobody holds it any more", || child.process.resident_bytes() == 0).await;
+    let is_freed = async {
+        while child.process.resident_bytes().await > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, is_freed).await.expect("nobody holds it any more");
 }

@@ -24,7 +24,7 @@ pub use exchange::Exchange;
 use mailbox::{Way, mailbox};
 use oddities::Counts;
 pub use oddities::Oddities;
-pub(super) use opening::{Early, Starting, early, open};
+pub(super) use opening::{Early, Guard, Starting, early, open};
 use seawall_proto::{
     Ask, Message, Raw, Reply, ReplySlot, Request,
     era::peer::{Incoming, Minted, Outgoing, Peer, Topic, answer_upstream},

@@ -6,7 +6,7 @@
 
 use super::{
     Lost, Plan, Sent,
-    channel::{self, Early, Instance, Queues, Starting, early},
+    channel::{self, Early, Guard, Instance, Queues, Starting, early},
 };
 use crate::{
     Ground,
@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
     time::{Instant as Moment, sleep, timeout},
 };
 
@@ -57,22 +57,42 @@ impl Connector {
         Self { config, message: limits.message, processes: limits.processes, ledger }
     }
 
-    /// Starts a child that has been told nothing yet.
-    fn start(&self, life: &Life, tails: &(dyn Fn(u32, Tail) + Send + Sync)) -> Result<Opened, Lost> {
+    /// Starts a child that has been told nothing yet. Cancel-safe: a child that nobody waits for any more is ended.
+    ///
+    /// Whoever starts a process waits until it has become its program, milliseconds where it enters a control group.
+    /// So a thread waits that is there for that, and a task that ends only with Seawall.
+    async fn start(&self, life: &Life, tails: &(dyn Fn(u32, Tail) + Send + Sync)) -> Result<Opened, Lost> {
         let Kind::Stdio { command, args, .. } = &self.config.kind else {
             return Err(Lost::new(Sent::No, "it is no command"));
         };
-        let mut child =
-            seawall_proc::spawn_within(&self.command(command, args), self.processes).map_err(|error| {
-                let crowded = error.kind == SpawnErrorKind::Limit;
-                let hint = if crowded { " (`limits.processes`)" } else { "" };
-                Lost { crowded, ..Lost::new(Sent::No, format!("{error}{hint}")) }
-            })?;
-        if let Some((program, args)) = self.config.pool.stop.split_first() {
-            child.process.stop_with(self.command(program, args));
-        }
-        let entry = self.ledger.enter(&child.process.identity());
-        Ok(Opened::new(child, entry, &self.config, life, tails))
+        let stop = self.config.pool.stop.split_first().map(|(program, args)| self.command(program, args));
+        let (command, processes) = (self.command(command, args), self.processes);
+        let (config, ledger, tasks) = (Arc::clone(&self.config), Arc::clone(&self.ledger), life.clone());
+        let (hand_over, handed_over) = oneshot::channel();
+        life.spawn(Task::Instance, async move {
+            let started = tasks.blocking(move || seawall_proc::spawn_within(&command, processes)).await;
+            let opened = match started {
+                Some(Ok(mut child)) => {
+                    if let Some(stop) = stop {
+                        child.process.stop_with(stop);
+                    }
+                    let entry = ledger.enter(&child.process.identity());
+                    Ok(Guard::new(Opened::new(child, entry, config, tasks)))
+                }
+                Some(Err(error)) => {
+                    let crowded = error.kind == SpawnErrorKind::Limit;
+                    let hint = if crowded { " (`limits.processes`)" } else { "" };
+                    Err(Lost { crowded, ..Lost::new(Sent::No, format!("{error}{hint}")) })
+                }
+                None => Err(Lost::new(Sent::No, "its start panicked")),
+            };
+            // What nobody takes is ended by its guard.
+            drop(hand_over.send(opened));
+        });
+        let guard = handed_over.await.map_err(|_| Lost::new(Sent::No, "Seawall is stopping"))??;
+        let opened = guard.release().expect("a guard holds what it was made with");
+        tails(opened.process.id(), opened.tail.clone());
+        Ok(opened)
     }
 
     /// A program of this server, in its surroundings.
@@ -95,12 +115,12 @@ impl Connector {
     }
 
     /// Starts a child for whoever will want one.
-    pub(super) fn spare(
+    pub(super) async fn spare(
         &self,
         life: &Life,
         tails: &(dyn Fn(u32, Tail) + Send + Sync),
     ) -> Result<Spare, Lost> {
-        Ok(Spare(self.start(life, tails)?))
+        Ok(Spare(self.start(life, tails).await?))
     }
 
     /// Starts a child and opens it. Whatever happens, no child is left behind.
@@ -115,7 +135,12 @@ impl Connector {
         let spare = Mutex::new(spare);
         let start = || {
             let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-            std::future::ready(spare.map_or_else(|| self.start(life, tails), |Spare(child)| Ok(child)))
+            async move {
+                match spare {
+                    Some(Spare(child)) => Ok(child),
+                    None => self.start(life, tails).await,
+                }
+            }
         };
         let (opened, spoken) = channel::open(opening, plan, start).await;
         (opened.map(|(child, peer): (Opened, Peer)| child.run(peer, plan)), spoken)
@@ -211,18 +236,11 @@ impl Starting for Opened {
 }
 
 impl Opened {
-    fn new(
-        child: Child,
-        entry: Entry,
-        config: &Arc<config::Upstream>,
-        life: &Life,
-        tails: &(dyn Fn(u32, Tail) + Send + Sync),
-    ) -> Self {
+    fn new(child: Child, entry: Entry, config: Arc<config::Upstream>, life: Life) -> Self {
         let Child { process, stdin, stdout, stderr } = child;
         let tail = stderr.tail();
-        tails(process.id(), tail.clone());
         life.spawn(Task::Instance, stderr.drain());
-        let (config, life, since) = (Arc::clone(config), life.clone(), Moment::now());
+        let since = Moment::now();
         Self { process, stdin, stdout, tail, entry, since, config, life }
     }
 
@@ -265,7 +283,7 @@ async fn own(
                 Err(_) => format!("it closed its stdout{}", last_words(&tail)),
             },
             () = sleep(WEIGH), if config.pool.max_rss.is_some() => {
-                let bytes = process.resident_bytes();
+                let bytes = process.resident_bytes().await;
                 if let Some(most) = config.pool.max_rss.filter(|most| bytes > *most) {
                     instance.declare_unfit(format!("it holds {bytes} bytes of memory, and `max_rss` is {most}"));
                 }

@@ -25,9 +25,18 @@ pub(in crate::upstream) trait Starting: Send + Sized {
 }
 
 /// Ends a carrier whose opening is dropped half-way.
-struct Guard<S: Starting>(Option<S>);
+pub(in crate::upstream) struct Guard<S: Starting>(Option<S>);
 
 impl<S: Starting> Guard<S> {
+    pub(in crate::upstream) fn new(starting: S) -> Self {
+        Self(Some(starting))
+    }
+
+    /// The carrier, not to be ended.
+    pub(in crate::upstream) fn release(mut self) -> Option<S> {
+        self.0.take()
+    }
+
     fn end(&mut self) {
         if let Some(starting) = self.0.take() {
             starting.end();

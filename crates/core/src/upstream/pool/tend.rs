@@ -12,7 +12,7 @@ use tokio::time::Instant;
 impl Upstream {
     /// Does what is due by the clock: lets go of what is idle or too old, and starts spares. To
     /// be called about once a second, by one at a time.
-    pub fn tend(&self) {
+    pub async fn tend(&self) {
         let pool = &self.config.pool;
         let now = Instant::now();
         let (idle, old, over, wanting) = {
@@ -38,13 +38,7 @@ impl Upstream {
                     state.spares.push_back(spare);
                 }
             }
-            let running = state.slots.values().filter(|slot| slot.usable()).count();
-            let wanted = pool.spare.max(pool.min.saturating_sub(running));
-            let room = pool
-                .max
-                .map_or(usize::MAX, |max| usize::from(max).saturating_sub(running + state.leaving.len()));
-            let wanting = wanted.min(room).saturating_sub(state.spares.len());
-            (idle, old, over, wanting)
+            (idle, old, over, state.wanting(pool))
         };
         for instance in idle.iter().filter_map(Slot::instance) {
             instance.end("it was idle");
@@ -57,14 +51,14 @@ impl Upstream {
         }
         Self::end_spares(over);
         for _ in 0..wanting {
-            if !self.start_spare() {
+            if !self.start_spare().await {
                 break;
             }
         }
     }
 
     /// Starts one spare; false where that is not possible now.
-    fn start_spare(&self) -> bool {
+    async fn start_spare(&self) -> bool {
         let (Connector::Stdio(connector), config::Kind::Stdio { command, args, .. }) =
             (&self.connector, &self.config.kind)
         else {
@@ -77,12 +71,13 @@ impl Upstream {
         if self.lock().spare_brake.start(Instant::now()).is_err() {
             return false;
         }
-        let started = connector.spare(&self.life, &|pid, tail| self.keep_tail(pid, tail));
+        let started = connector.spare(&self.life, &|pid, tail| self.keep_tail(pid, tail)).await;
         let (spare, failed) = {
             let mut state = self.lock();
             state.spare_brake.called_off();
             match started {
-                Ok(spare) if state.closed.is_none() => {
+                // While it was started, a call may have taken its place.
+                Ok(spare) if state.closed.is_none() && state.wanting(&self.config.pool) > 0 => {
                     state.spares.push_back(spare);
                     (None, None)
                 }
@@ -109,6 +104,15 @@ impl Upstream {
 }
 
 impl State {
+    /// How many spares there should be besides those there are.
+    fn wanting(&self, pool: &config::Pool) -> usize {
+        let running = self.slots.values().filter(|slot| slot.usable()).count();
+        let wanted = pool.spare.max(pool.min.saturating_sub(running));
+        let taken = running + self.leaving.len();
+        let room = pool.max.map_or(usize::MAX, |max| usize::from(max).saturating_sub(taken));
+        wanted.min(room).saturating_sub(self.spares.len())
+    }
+
     /// Takes out what has had nothing to do for `idle`, longest first, as far as `min` are left.
     fn idle_for(&mut self, idle: Duration, now: Instant, min: usize) -> Vec<Slot> {
         let running = self.slots.values().filter(|slot| slot.usable()).count();
