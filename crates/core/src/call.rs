@@ -5,17 +5,28 @@
 
 pub mod admit;
 mod attempt;
+mod attempts;
 pub mod auth;
+pub mod breaker;
+pub mod budget;
+pub mod cache;
+pub(crate) mod flight;
 mod heartbeat;
+pub mod idempotency;
 pub mod journal;
 pub(crate) mod large;
+pub mod learned;
 mod line;
 pub mod park;
+pub mod rate;
 mod resolve;
+pub mod track;
 
-use crate::{Gateway, life::Task, time::Clock};
-use attempt::{Attempt, Ended};
+use crate::{Gateway, config::Duplicates, life::Task, time::Clock};
+use attempt::Attempt;
+use attempts::{Key, keep_end};
 use auth::Caller;
+use flight::Joined;
 use heartbeat::Heartbeat;
 use journal::Journal;
 pub use line::InterestHandle;
@@ -25,10 +36,12 @@ use seawall_proto::{Code, Event, Fault, Reply, Request, Stage, era::cross};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
-/// How long the clock may stand still for questions to the caller.
+/// How long the clock may stand still for questions to the caller, where nothing else is set.
 pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long an attempt's place may be held past its deadline: for the upstream to take a cancel in.
 const OVER: Duration = Duration::from_secs(2);
+/// How long past its own deadline a call waits for the end of work that it shares, which may be due at that very moment.
+const AFTER: Duration = Duration::from_millis(100);
 
 /// Which upstreams a request can reach.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +71,8 @@ pub struct Call {
     pub heartbeat: Option<Duration>,
     /// Whether the conversation's own messages have somebody to go to.
     pub followed: bool,
+    /// The key under which its caller may repeat it, as it was given; only a tool's call has one.
+    pub idempotency: Option<Arc<str>>,
 }
 
 /// Whether anybody still wants a call's end. It only ever falls.
@@ -79,6 +94,8 @@ pub struct Answer {
     /// The request it answers now, where that is not the one that began the call.
     readdress: Option<Arc<Request>>,
     heartbeat: Option<Heartbeat>,
+    /// How often the tool is to tell that a call of it goes on, whoever calls.
+    beats: Option<Duration>,
     journal: Option<Arc<Journal>>,
     waits_until: Option<Instant>,
     on_drop: Interest,
@@ -98,16 +115,24 @@ impl Gateway {
         if let Err(end) = target.validate(&call.request) {
             return self.refuse(&call, Some(&target), end);
         }
+        if let Err(fault) = self.within_rates(&call, &target) {
+            return self.refuse(&call, Some(&target), Err(fault));
+        }
         self.keep_level(&call, &target.upstream);
-        let journal = Arc::new(target.journal(&call, Clock::new(target.timeout, ASK_LIMIT)));
-        let (answer, mut attempt) = Answer::begin(&call, &journal);
+        let journal = Arc::new(target.journal(&call, Clock::new(target.timeout, target.ask_limit)));
+        let (answer, mut attempt) = match self.join(&call, &target, &journal) {
+            Ok(begun) => begun,
+            Err(answer) => return answer,
+        };
         let this = Arc::clone(self);
         self.life.spawn(Task::Attempt, async move {
             let end = this.run(&call, &target, &mut attempt).await;
             let end = end.map_err(|fault| journal.complete(fault));
             attempt.free_caller_half();
             journal.ended(&this.telemetry, &end);
-            attempt.end(end);
+            for landed in attempt.end(end) {
+                landed.journal.ended(&this.telemetry, &landed.end);
+            }
             // The caller has its answer; what is left is to see the upstream through.
             attempt.over().await;
             target.release();
@@ -117,25 +142,60 @@ impl Gateway {
 
     /// Does the work of one call: takes a place, and tries until it is answered or must not try again.
     async fn run(&self, call: &Call, target: &Target, attempt: &mut Attempt) -> Result<Reply, Fault> {
+        let journal = attempt.journal();
+        let clock = &journal.clock;
+        if let Some(kept) = self.kept(call, target) {
+            return self.fit(call, target, clock, kept).await;
+        }
         if !target.control {
             attempt.reach(Stage::Admit);
-            attempt.admit(&self.admission, target.claim(call), OVER).await?;
+            attempt.admit(self, target.claim(call, &self.config().limits), OVER).await?;
         }
-        let mut retried = false;
-        loop {
-            match attempt.run(call, target).await {
-                Ok(reply) => {
-                    target.upstream.noted(None);
-                    return match target.exceeded(&reply) {
-                        None => Ok(reply),
-                        Some(limit) => Box::pin(self.cut(call, target, attempt.clock(), reply, limit)).await,
-                    };
-                }
-                // Nothing was sent: the instance was gone before the call came to it. Once more, on another.
-                Err(Ended::Lost(lost)) if target.may_retry(&lost) && !retried => retried = true,
-                Err(ended) => return Err(target.fault(ended, attempt)),
+        let pending = match self.begin_under_key(call, clock).await? {
+            Key::None => None,
+            Key::First(pending) => Some(pending),
+            Key::Ended(reply) => return self.fit(call, target, clock, reply).await,
+        };
+        let end = self.attempts(call, target, attempt).await;
+        let end = end.map_err(|fault| attempt.complete(fault));
+        if let Some(pending) = pending {
+            keep_end(&self.life, pending, &end, clock).await;
+        }
+        self.fit(call, target, clock, end?).await
+    }
+
+    /// Begins the work of a call, unless an equal one is under way whose work it shares or keeps it from being done: then
+    /// its answer is there already.
+    fn join(
+        &self,
+        call: &Call,
+        target: &Target,
+        journal: &Arc<Journal>,
+    ) -> Result<(Answer, Attempt), Answer> {
+        let Some(key) = target.flight(call) else { return Ok(Answer::begin(call, target, journal)) };
+        let refuse = target.duplicates() == Duplicates::Reject;
+        let about = call.idempotency.as_ref().map(|_| idempotency::asked(call));
+        let mut side = None;
+        let line = || {
+            let (caller, line) = CallerSide::follower();
+            side = Some(caller);
+            line
+        };
+        let joined = self.flights.join(key, about, refuse, journal, line);
+        let refused = match (joined, side) {
+            (Joined::Began(flight), _) => {
+                let (answer, mut attempt) = Answer::begin(call, target, journal);
+                attempt.share(flight);
+                return Ok((answer, attempt));
             }
-        }
+            (Joined::Follows, Some(side)) => {
+                self.telemetry.shared(target.upstream.name());
+                return Err(Answer::following(side, call, target, journal));
+            }
+            (Joined::Refused(first), _) => flight::duplicate(&first),
+            (Joined::Other | Joined::Follows, _) => idempotency::other(),
+        };
+        Err(self.refuse(call, Some(target), Err(refused)))
     }
 
     /// Ends a call that never became work.
@@ -147,15 +207,17 @@ impl Gateway {
         };
         let end = end.map_err(|fault| journal.complete(fault));
         journal.ended(&self.telemetry, &end);
-        Answer::ready(end)
+        let mut answer = Answer::ready(end);
+        answer.journal = Some(Arc::new(journal));
+        answer
     }
 }
 
 impl Answer {
     /// An answer that is there already.
     pub fn ready(end: Result<Reply, Fault>) -> Self {
-        let (answer, work) = Self::own();
-        work.end(Event::End(end));
+        let (answer, mut work) = Self::own();
+        drop(work.end(Event::End(end)));
         answer
     }
 
@@ -166,6 +228,7 @@ impl Answer {
             line,
             readdress: None,
             heartbeat: None,
+            beats: None,
             journal: None,
             waits_until: None,
             on_drop: Interest::Left,
@@ -175,12 +238,28 @@ impl Answer {
     }
 
     /// The two ends of a call's answer.
-    fn begin(call: &Call, journal: &Arc<Journal>) -> (Self, Attempt) {
+    fn begin(call: &Call, target: &Target, journal: &Arc<Journal>) -> (Self, Attempt) {
         let (line, work) = line();
-        let answer = Self {
+        (Self::to(line, call, target, journal), Attempt::new(work, Arc::clone(journal)))
+    }
+
+    /// The answer to a call that shares the work of another.
+    fn following(line: CallerSide, call: &Call, target: &Target, journal: &Arc<Journal>) -> Self {
+        let mut answer = Self::to(line, call, target, journal);
+        answer.readdress = Some(Arc::clone(&call.request));
+        // The clock of the work may stand still for a question to the call that began it; this one's does not.
+        let own = Instant::now() + journal.clock.budget() + AFTER;
+        answer.waits_until = answer.waits_until.or(Some(own));
+        answer
+    }
+
+    fn to(line: CallerSide, call: &Call, target: &Target, journal: &Arc<Journal>) -> Self {
+        let beats = target.terms.heartbeat;
+        Self {
             line,
             readdress: None,
-            heartbeat: Heartbeat::new(&call.request, call.heartbeat),
+            heartbeat: Heartbeat::new(&call.request, beats.or(call.heartbeat)),
+            beats,
             journal: Some(Arc::clone(journal)),
             // A limit that is no shorter than the work's own adds nothing but a second answer to choose from.
             waits_until: call
@@ -189,8 +268,12 @@ impl Answer {
                 .map(|limit| Instant::now() + limit),
             on_drop: if call.request.wire().close_cancels() { Interest::Cancelled } else { Interest::Left },
             ended: false,
-        };
-        (answer, Attempt::new(work, Arc::clone(journal)))
+        }
+    }
+
+    /// What is known of the call; nothing of an answer of Seawall's own.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
     }
 
     /// The next event; after [`Event::End`] there is none, and asking again waits for ever. Cancel-safe.
@@ -232,7 +315,7 @@ impl Answer {
                     return Some(Event::End(Err(self.waited_out())));
                 }
                 () = async { match due { Some(due) => sleep_until(due).await, None => never().await } } => {
-                    if let Some(beat) = self.heartbeat.as_mut().and_then(Heartbeat::beat) {
+                    if let Some(beat) = self.beat() {
                         return Some(Event::Progress(beat));
                     }
                 }
@@ -240,11 +323,16 @@ impl Answer {
         }
     }
 
+    fn beat(&mut self) -> Option<bytes::Bytes> {
+        let ahead = self.journal.as_ref().and_then(|journal| journal.ahead());
+        self.heartbeat.as_mut()?.beat(ahead)
+    }
+
     /// The same answer for a request that goes on with the call.
     #[must_use]
     fn for_call(mut self, call: &Call) -> Self {
         self.waits_until = call.limit.map(|limit| Instant::now() + limit);
-        self.heartbeat = Heartbeat::new(&call.request, call.heartbeat);
+        self.heartbeat = Heartbeat::new(&call.request, self.beats.or(call.heartbeat));
         self.readdress = Some(Arc::clone(&call.request));
         self
     }
@@ -257,7 +345,12 @@ impl Answer {
     /// The caller's own limit has passed: the work goes on by the rules, its caller does not wait for it.
     fn waited_out(&self) -> Fault {
         self.line.lower(Interest::Left);
-        let text = "the caller's own time limit passed before there was an answer.";
+        let own = self.journal.as_ref().is_none_or(|journal| !journal.clock.left().is_zero());
+        let text = if own {
+            "the caller's own time limit passed before there was an answer."
+        } else {
+            "the time limit of the call passed, and the equal call whose work it shares is not over."
+        };
         let stage = self.journal.as_ref().map_or(Stage::Answer, |journal| journal.stage());
         let fault = Fault::new(Code::Timeout, stage, text);
         self.journal.as_ref().map_or_else(|| fault.clone(), |journal| journal.complete(fault.clone()))

@@ -13,6 +13,12 @@ use seawall_proto::{
 };
 use std::path::PathBuf;
 
+#[path = "call/flight_tests.rs"]
+mod flights;
+
+#[path = "call/reload_tests.rs"]
+mod reloads;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn config(script: &[&str], more: &str) -> Config {
@@ -63,6 +69,7 @@ fn call_by(tool: &str, (wire, face): (Wire, Arc<Face>)) -> Call {
         limit: None,
         heartbeat: None,
         followed: false,
+        idempotency: None,
     }
 }
 
@@ -132,6 +139,22 @@ async fn the_callers_own_limit_ends_its_wait_and_not_the_work() {
         assert_eq!(happened(&gateway), record, "{tool}");
         assert!(gateway.admission.rows().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_nobody_waits_for_keeps_its_place_at_the_server() {
+    let gateway = gateway(&["reply 5000"], "limit = 1\n").await;
+    let began = Instant::now();
+    let mut first = gateway.call(Call { limit: Some(2 * SECOND), ..call("write") });
+    assert_eq!(end(&mut first).await.unwrap_err().code, Code::Timeout);
+    settle().await;
+    let rows = gateway.admission.rows();
+    let held: Vec<_> = rows.iter().map(|row| (row.caller_half, row.upstream_half, row.detached)).collect();
+    assert_eq!(held, [(false, true, true)]);
+    end(&mut gateway.call(call("write"))).await.unwrap();
+    assert_eq!(began.elapsed(), 10 * SECOND, "the second is begun when the first is over");
+    settle().await;
+    assert!(gateway.admission.rows().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,12 +229,30 @@ async fn only_what_was_not_sent_is_tried_again_and_only_once() {
         (&["lose-no 0", "lose-no 0", "reply 0"], Some(Code::UpstreamUnavailable), 2),
         (&["lose-maybe 0", "reply 0"], Some(Code::OutcomeUnknown), 1),
     ] {
-        let gateway = gateway(script, "").await;
+        let gateway = gateway(script, "retries = { max = 1 }\n").await;
         let ended = end(&mut gateway.call(call("write"))).await;
         assert_eq!(ended.as_ref().err().map(|fault| fault.code), code, "{script:?}");
         let may_have_run = code == Some(Code::OutcomeUnknown);
         assert_eq!(ended.is_err_and(|fault| fault.may_have_run), may_have_run, "{script:?}");
         assert_eq!(happened(&gateway).iter().filter(|event| event.starts_with("start")).count(), starts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_out_of_time_is_made_again_only_where_it_cannot_have_acted() {
+    let more = "attempt_timeout = \"2s\"\nretries = { max = 2, backoff = \"100ms\" }\n";
+    for (tool, attempts) in [("write", 1), ("read", 3)] {
+        let gateway = gateway(&["hang"], more).await;
+        let began = Instant::now();
+        let fault = end(&mut gateway.call(call(tool))).await.unwrap_err();
+        assert_eq!((fault.code, fault.may_have_run), (Code::Timeout, true), "{tool}");
+        let starts = happened(&gateway).iter().filter(|event| event.starts_with("start")).count();
+        assert_eq!(starts, attempts, "{tool}");
+        // The pauses between them are 300 ms at most.
+        let took = began.elapsed().as_secs();
+        assert_eq!(took, 2 * attempts as u64, "{tool}");
+        settle().await;
+        assert!(gateway.admission.rows().is_empty());
     }
 }
 
@@ -274,7 +315,8 @@ async fn what_is_wrong_with_a_call_is_said_before_anything_is_sent() {
     let gateway = gateway(&["reply 0"], "[servers.s.tools.write]\ntimeout = \"1s\"\n").await;
     let invalid = end(&mut gateway.call(call("strict"))).await.unwrap_err();
     assert_eq!((invalid.code, invalid.stage), (Code::InvalidArguments, Stage::Validate));
-    let narrow = config::Caller { name: "n".into(), token_sha256: [0; 32], tools: vec!["s__read".into()] };
+    let narrow =
+        config::Caller { name: "n".into(), token_sha256: [0; 32], rate: None, tools: vec!["s__read".into()] };
     let narrow = auth::Callers::new(&[narrow]);
     assert!(narrow.find(None).is_none());
     let unknown = Call { endpoint: Endpoint::All, ..call("s__none") };
@@ -291,4 +333,77 @@ async fn a_tools_own_time_limit_holds_for_it() {
     let gateway = gateway(&["hang"], "[servers.s.tools.write]\ntimeout = \"3s\"\n").await;
     assert_eq!(end(&mut gateway.call(call("write"))).await.unwrap_err().elapsed_ms, 3000);
     assert_eq!(end(&mut gateway.call(call("read"))).await.unwrap_err().elapsed_ms, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_taken_back_at_once_is_never_sent() {
+    let gateway = gateway(&["reply 1000"], "").await;
+    let mut answer = gateway.call(call("write"));
+    answer.interest().lower(Interest::Cancelled);
+    let fault = end(&mut answer).await.unwrap_err();
+    assert_eq!((fault.code, fault.may_have_run), (Code::Cancelled, false));
+    assert!(happened(&gateway).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_not_tried_again() {
+    for (stays, starts) in [(true, 2), (false, 1)] {
+        let keys = "[servers.s.tools.write]\neffects = \"idempotent\"\n";
+        let gateway = gateway(&["lose-maybe 3000", "reply 0"], keys).await;
+        let answer = gateway.call(call("write"));
+        tokio::time::sleep(SECOND).await;
+        let kept = stays.then_some(answer);
+        tokio::time::sleep(9 * SECOND).await;
+        let begun = happened(&gateway).iter().filter(|event| event.starts_with("start")).count();
+        assert_eq!(begun, starts, "it stays: {stays}");
+        drop(kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_had_no_time_left_says_nothing_of_the_server() {
+    let keys = "limit = 1\nbreaker = { window = \"1m\", failures = 0.1, least = 1 }\n";
+    for (script, breaker) in [(["reply 8000", "hang"], "closed"), (["reply 2000", "hang"], "open")] {
+        let gateway = gateway(&script, keys).await;
+        let (mut first, mut second) = (gateway.call(call("write")), gateway.call(call("write")));
+        let (first, second) = tokio::join!(end(&mut first), end(&mut second));
+        assert!(first.is_ok());
+        assert_eq!(second.unwrap_err().code, Code::Timeout);
+        assert_eq!(gateway.upstream("s").unwrap().track().show().breaker, breaker, "{script:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_one_rate_refuses_does_not_use_up_the_other() {
+    let gateway = gateway(&["reply 0"], "rate = \"3/h\"\n[limits]\nrate = \"1/h\"\n").await;
+    assert!(end(&mut gateway.call(call("read"))).await.is_ok());
+    for _ in 0..5 {
+        assert_eq!(end(&mut gateway.call(call("read"))).await.unwrap_err().code, Code::OverCapacity);
+    }
+    let rate = config::Rate { calls: 3, per: 3600 * SECOND };
+    let [caller, server, tool]: [Arc<str>; 3] = ["c", "s", "read"].map(Arc::from);
+    let take = || gateway.rates.take(&caller, Some((&server, &tool)), rate, Instant::now());
+    assert_eq!((take().is_ok(), take().is_ok(), take().is_ok()), (true, true, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_has_listed_share_one_rate() {
+    let gateway = gateway(&["reply 0"], "rate = \"2/h\"\n").await;
+    let code = async |tool: &str| end(&mut gateway.call(call(tool))).await.err().map(|fault| fault.code);
+    assert_eq!([code("a").await, code("b").await, code("c").await], [None, None, Some(Code::OverCapacity)]);
+    assert_eq!(code("read").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_caller_takes_to_answer_is_not_learned() {
+    let gateway = gateway(&["ask 100; reply 200"], "learn = { floor = \"1ms\", factor = 2.0 }\n").await;
+    for _ in 0..20 {
+        let mut answer = gateway.call(call("write"));
+        while let Event::Ask(ask) = answer.next().await {
+            tokio::time::sleep(60 * SECOND).await;
+            ask.reply.answer(AskAnswer::Refused("no"));
+        }
+    }
+    let shown = gateway.upstream("s").unwrap().track().show();
+    assert_eq!(shown.learned_ms.get("write"), Some(&600));
 }

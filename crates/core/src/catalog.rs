@@ -30,7 +30,6 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, OnceLock, PoisonError, RwLock},
-    time::Duration,
 };
 use tokio::sync::broadcast;
 use validate::Validator;
@@ -55,8 +54,6 @@ pub struct Tool {
     pub public: Arc<str>,
     /// What a call may change, as configured or declared.
     pub effects: Effects,
-    /// Bounds one call.
-    pub timeout: Duration,
     /// Its declaration under its public name.
     listed: String,
     validator: OnceLock<Option<Validator>>,
@@ -158,7 +155,6 @@ impl Tool {
         Self {
             public: Arc::clone(&declared.name),
             effects: declared.effects,
-            timeout: Duration::ZERO,
             listed: String::new(),
             validator: OnceLock::new(),
             hash: OnceLock::new(),
@@ -198,7 +194,6 @@ impl Listing {
             tools.push(Arc::new(Tool {
                 listed: declared.declared_as(&public, &upstream.name),
                 effects: configured.and_then(|tool| tool.effects).unwrap_or(believed),
-                timeout: configured.and_then(|tool| tool.timeout).unwrap_or(upstream.timeout),
                 validator: OnceLock::new(),
                 hash: OnceLock::new(),
                 public,

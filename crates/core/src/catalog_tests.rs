@@ -84,9 +84,6 @@ fn configuration_decides_over_annotations() {
         let listing = listing(&upstream(text), &declared);
         assert_eq!([listing.tools[0].effects, listing.tools[1].effects], effects, "{text}");
     }
-    let slow = upstream("command = \"x\"\ntimeout = \"7s\"\n[servers.s.tools.w]\ntimeout = \"9s\"");
-    let listing = listing(&slow, &declared);
-    assert_eq!([7, 9].map(Duration::from_secs), [listing.tools[0].timeout, listing.tools[1].timeout]);
 }
 
 #[test]

@@ -13,8 +13,10 @@ mod lower;
 mod pool;
 mod raw;
 mod servers;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod values;
 
 use std::collections::BTreeMap;
@@ -29,9 +31,14 @@ use seawall_proto::{era::Pin, mcp::Effects};
 use sha2::{Digest, Sha256};
 
 pub use foreign::{ForeignFile, ForeignServer, foreign};
+pub use limits::Preset;
 pub use lower::{imports, lower};
 pub use pool::Pool;
 pub use servers::{LEAST_RESULT, tame_name};
+pub use terms::{Breaker, Duplicates, Learn, Rate, Retries, Terms};
+pub use timeouts::{Chain, Link, Timeouts, chain};
+
+pub(crate) use raw::quoted;
 
 /// The embedded configuration file: every key with its default, as comments (`#key = value`). It stands in
 /// where there is no `seawall.toml`.
@@ -158,6 +165,8 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// Limits of admission, memory and sessions; table `[limits]`.
     pub limits: Limits,
+    /// What bounds calls from outside of their tools; table `[timeouts]`.
+    pub timeouts: Timeouts,
     /// How long running calls may go on once the daemon is told to stop; key `grace`, default 10 s. Zero ends
     /// them at once.
     pub grace: Duration,
@@ -188,6 +197,8 @@ pub struct Caller {
     /// What it may see and call: patterns over `server__tool` in which `*` stands for anything, also nothing;
     /// key `tools`, default `["*"]`. An empty list allows no tool.
     pub tools: Vec<String>,
+    /// How many calls it may make; key `rate`, default `rate` of `[limits]`.
+    pub rate: Option<Rate>,
 }
 
 /// What holds for the calls of clients of one name, `[clients.NAME]`.
@@ -231,7 +242,8 @@ pub struct Upstream {
     pub oauth: Option<OAuth>,
     /// The protocol era it is held to; key `era = "auto" | "legacy" | "modern"`, default auto.
     pub era: Pin,
-    /// Bounds one call; key `timeout`, default 50 s, never zero.
+    /// Bounds one call; key `timeout`, default 50 s. Zero: no limit of its own, so that only the daemon's holds.
+    /// [`Config::timeout_of`] says what comes of it.
     pub timeout: Duration,
     /// Bounds spawning or connecting together with the handshake; key `start_timeout`, default 60 s, never
     /// zero.
@@ -240,6 +252,16 @@ pub struct Upstream {
     pub list_timeout: Duration,
     /// Calls in flight at once; key `limit`, default none (the daemon's own limits hold anyway).
     pub limit: Option<NonZeroUsize>,
+    /// Whose limit in `limits.providers` its calls count against; key `provider`, default none.
+    pub provider: Option<String>,
+    /// On which terms calls of its tools are taken.
+    pub terms: Terms,
+    /// The class of `timeouts.classes` that bounds attempts; key `class`, default none. Its time is in `terms`.
+    pub class: Option<String>,
+    /// When its calls are made again; key `retries`.
+    pub retries: Retries,
+    /// When its calls are not made because so many failed; key `breaker`.
+    pub breaker: Breaker,
     /// Whether its tools' annotations are believed about effects; key `trust_hints`, default true.
     pub trust_hints: bool,
     /// What is known about single tools, by their own names; tables `[servers.NAME.tools.TOOL]`.
@@ -271,6 +293,11 @@ impl Upstream {
             start_timeout: Duration::from_secs(60),
             list_timeout: Duration::from_secs(10),
             limit: None,
+            provider: None,
+            terms: Terms::default(),
+            class: None,
+            retries: Retries::default(),
+            breaker: Breaker::default(),
             trust_hints: true,
             tools: BTreeMap::new(),
             stop_grace: Duration::from_secs(2),
@@ -429,12 +456,18 @@ pub struct OAuth {
 }
 
 /// What is known about one tool, `[servers.NAME.tools.TOOL]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ToolConfig {
     /// What the tool does to the world; key `effects`, default what its annotations say.
     pub effects: Option<Effects>,
-    /// Bounds one call of this tool; key `timeout`, default the server's, never zero.
+    /// Bounds one call of this tool; key `timeout`, default the server's. Zero: no limit of its own.
     pub timeout: Option<Duration>,
+    /// Calls of it in flight at once; key `limit`, default none (those of its server hold anyway).
+    pub limit: Option<NonZeroUsize>,
+    /// On which terms calls of it are taken; what is absent is the server's.
+    pub terms: Terms,
+    /// The class of `timeouts.classes` that bounds attempts; key `class`, default the server's. Its time is in `terms`.
+    pub class: Option<String>,
     /// The largest result of this tool that is handed on whole, in bytes; key `result_limit`, default the server's.
     pub result_limit: Option<usize>,
 }
@@ -453,9 +486,12 @@ pub enum Sharing {
     Call,
 }
 
-/// Limits of the whole daemon, table `[limits]`. `conversation <= caller <= total` holds.
+/// Limits of the whole daemon, table `[limits]`. `conversation <= caller <= total` and `detached_caller <= detached`
+/// hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
+    /// Under which name the limits stand that are not set; key `preset`, default none: the defaults below.
+    pub preset: Option<Preset>,
     /// Calls in flight at once; key `total`, default 64.
     pub total: usize,
     /// Calls of one caller in flight at once; key `caller`, default 32, or `total` where that is less.
@@ -467,6 +503,22 @@ pub struct Limits {
     pub queue: usize,
     /// The part of any of these that one upstream may hold, above 0 and at most 1; key `share`, default 0.5.
     pub share: f64,
+    /// The part of `conversation` that one upstream may hold; key `conversation_share`, default `share`.
+    pub conversation_share: f64,
+    /// Whether the calls of a caller that name no conversation count as one; key `count_unnamed`, default false.
+    pub count_unnamed: bool,
+    /// Attempts at once that go on with nobody waiting; key `detached`, default 32.
+    pub detached: usize,
+    /// Those of one caller; key `detached_caller`, default 16, or `detached` where that is less.
+    pub detached_caller: usize,
+    /// Calls in flight at once of all servers that name one `provider`; key `providers`, default none.
+    pub providers: BTreeMap<String, usize>,
+    /// How many calls each caller may make that has no `rate` of its own; key `rate`, default none.
+    pub rate: Option<Rate>,
+    /// The bytes of results that are kept for tools with `cache`; key `cache`, default 64 MiB.
+    pub cache: usize,
+    /// How long an `Idempotency-Key` is remembered; key `idempotency`, default 24 h, never zero.
+    pub idempotency: Duration,
     /// Legacy sessions open at once; key `sessions`, default 16384.
     pub sessions: usize,
     /// How long a legacy session may be silent before it is closed; key `session_idle`, default 30 min, never

@@ -1,14 +1,17 @@
 //! What is known of one tool: where it comes from, what bounds a call of it, and who may make one.
 
+mod terms;
+
 use crate::{
     Gateway,
     catalog::Tool,
-    config::{self, Kind, Limits, Sharing},
+    config::{self, Chain, Kind, Limits, Sharing},
     upstream::Failure,
 };
 use seawall_proto::mcp::Effects;
 use serde_json::{Value, json};
 use std::{cmp::Ordering, num::NonZeroUsize, sync::Arc, time::Duration};
+pub use terms::TermsInForce;
 
 /// Names offered in the place of one that no tool has.
 const NEAREST: usize = 3;
@@ -26,10 +29,14 @@ pub struct Explanation {
     pub own: Arc<str>,
     /// Why its public name is not `SERVER__TOOL`, where it is not.
     pub renamed: Option<&'static str>,
-    /// Bounds one call.
+    /// Bounds one call, the daemon's own limit included.
     pub timeout: Duration,
     /// Where that was set.
     pub timeout_from: TimeoutFrom,
+    /// All time-outs around it.
+    pub chain: Chain,
+    /// On which terms its calls are taken.
+    pub terms: TermsInForce,
     /// What a call may change.
     pub effects: Effects,
     /// Who says so.
@@ -38,6 +45,11 @@ pub struct Explanation {
     pub sharing: Sharing,
     /// Calls in flight that the server takes at once, where that is limited.
     pub limit: Option<NonZeroUsize>,
+    /// Calls of the tool in flight at once, where that is limited.
+    pub tool_limit: Option<NonZeroUsize>,
+    /// The provider that its server's calls count against, and how many of those may be in flight, where that is
+    /// limited.
+    pub provider: Option<(String, Option<usize>)>,
     /// The largest result that is handed on whole, in bytes, where that is limited.
     pub result_limit: Option<usize>,
     /// What a call has to find a place in besides.
@@ -63,6 +75,10 @@ pub enum TimeoutFrom {
     Server,
     /// Nowhere, or to what it is anyway.
     Default,
+    /// Nowhere near the tool: the daemon's own limit is shorter, or the only one.
+    Daemon,
+    /// Nowhere: it leaves time for the attempt, whose time was set.
+    Attempt,
 }
 
 /// Who says what a call may change.
@@ -98,7 +114,8 @@ impl Gateway {
         let tool = self.catalog.tool(&server, &own)?;
         let setup = self.setup();
         let config = upstream.config();
-        let (timeout_from, effects_from) = (timeout_from(config, &tool), effects_from(config, &tool));
+        let chain = config::chain(&setup.config, config, Some(&*own));
+        let (timeout_from, effects_from) = (timeout_from(config, &tool, &chain), effects_from(config, &tool));
         let may_use = setup.callers.all().iter().filter(|caller| caller.may_use(&server, &own));
         Some(Explanation {
             public: Arc::clone(&tool.public),
@@ -107,12 +124,19 @@ impl Gateway {
                 Kind::Http { .. } => "http",
             },
             renamed: renamed(&server, &own, &tool.public),
-            timeout: tool.timeout,
+            timeout: setup.config.timeout_of(config, Some(&*own)),
             timeout_from,
+            chain,
+            terms: TermsInForce::of(config, &own, tool.effects),
             effects: tool.effects,
             effects_from,
             sharing: config.sharing,
             limit: config.limit,
+            tool_limit: config.tools.get(&*own).and_then(|tool| tool.limit),
+            provider: config
+                .provider
+                .as_ref()
+                .map(|provider| (provider.clone(), setup.config.limits.providers.get(provider).copied())),
             result_limit: config.result_limit_of(&own),
             limits: setup.config.limits.clone(),
             callers: may_use.map(|caller| Arc::clone(&caller.name)).collect(),
@@ -155,9 +179,14 @@ fn fold(name: &str) -> String {
     name.to_ascii_lowercase().replace(['-', '.'], "_")
 }
 
-fn timeout_from(config: &config::Upstream, tool: &Tool) -> TimeoutFrom {
+fn timeout_from(config: &config::Upstream, tool: &Tool, chain: &Chain) -> TimeoutFrom {
     let configured = config.tools.get(&*tool.declared.name);
-    if configured.is_some_and(|tool| tool.timeout.is_some()) {
+    let [_, link, ..] = &chain.links;
+    if link.value.is_none() || &*link.from == "timeouts.daemon" {
+        TimeoutFrom::Daemon
+    } else if link.from.starts_with("1.5 ×") {
+        TimeoutFrom::Attempt
+    } else if configured.is_some_and(|tool| tool.timeout.is_some()) {
         TimeoutFrom::Tool
     } else if config.timeout == config::TIMEOUT {
         TimeoutFrom::Default
@@ -208,6 +237,8 @@ impl Explanation {
             TimeoutFrom::Tool => "tool",
             TimeoutFrom::Server => "server",
             TimeoutFrom::Default => "default",
+            TimeoutFrom::Daemon => "daemon",
+            TimeoutFrom::Attempt => "attempt",
         };
         let effects = match self.effects {
             Effects::None => "none",
@@ -231,7 +262,7 @@ impl Explanation {
             Schema::Absent => ("absent", None),
             Schema::Broken(fault) => ("broken", Some(fault)),
         };
-        let Limits { total, caller, conversation, queue, share, .. } = self.limits;
+        let Limits { total, caller, conversation, queue, share, conversation_share, .. } = self.limits;
         let failure = self.failure.as_ref();
         let mut known = json!({
             "name": &*self.public,
@@ -243,12 +274,17 @@ impl Explanation {
                 "ms": u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
                 "from": timeout_from,
             },
+            "chain": self.chain.to_json(),
+            "terms": self.terms.to_json(),
             "effects": {"value": effects, "from": effects_from},
             "sharing": sharing,
             "limit": self.limit,
+            "tool_limit": self.tool_limit,
+            "provider": self.provider.as_ref().map(|(name, limit)| json!({"name": name, "limit": limit})),
             "result_limit": self.result_limit,
             "limits": {
                 "total": total, "caller": caller, "conversation": conversation, "queue": queue, "share": share,
+                "conversation_share": conversation_share,
             },
             "callers": self.callers.iter().map(|caller| &**caller).collect::<Vec<_>>(),
             "schema": {"state": schema, "fault": fault},

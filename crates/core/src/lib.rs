@@ -27,8 +27,12 @@ pub mod upstream;
 use call::{
     admit::Admission,
     auth::{Caller, Callers},
+    cache::Cache,
+    flight::Flights,
+    idempotency::Keys,
     large,
     park::Parking,
+    rate::Rates,
 };
 use catalog::Catalog;
 use config::Config;
@@ -39,6 +43,7 @@ use life::{Life, Task};
 use login::Logins;
 use offer::audience::Audience;
 use seawall_jobs::{Results, Store};
+use seawall_proto::mcp::Effects;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock, Weak},
@@ -47,10 +52,14 @@ use std::{
 pub use switches::Switched;
 use switches::Switches;
 use telemetry::Telemetry;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use upstream::{Launches, Upstream, http::oauth::Keep};
 
-/// How often the admission counters are compared with the holder table, and expired results removed.
+/// How often the admission counters are compared with the holder table and the line on that is logged, and expired
+/// results removed.
 const AUDIT: Duration = Duration::from_secs(30);
 /// How often upstreams let go of instances and start spares, where that is due.
 const TEND: Duration = Duration::from_secs(1);
@@ -65,6 +74,10 @@ pub struct Gateway {
     setup: RwLock<Arc<Setup>>,
     catalog: Catalog,
     admission: Admission,
+    flights: Arc<Flights>,
+    rates: Rates,
+    cache: Cache,
+    keys: Keys,
     conversations: Conversations,
     audience: Audience,
     parking: Parking,
@@ -125,6 +138,7 @@ impl Gateway {
         };
         end_leftovers(&ground).await;
         ground.ledger.begin().await;
+        let keys = Keys::new(store.clone());
         let catalog = Catalog::new(store);
         let spoken = catalog.load(&config.upstreams).await;
         let config_for_limits = Arc::clone(&config);
@@ -139,6 +153,10 @@ impl Gateway {
                 setup: RwLock::new(Arc::new(setup)),
                 catalog,
                 admission: Admission::new(config_for_limits.limits.clone()),
+                flights: Arc::default(),
+                rates: Rates::default(),
+                cache: Cache::new(config_for_limits.limits.cache),
+                keys,
                 conversations: Conversations::default(),
                 audience: Audience::default(),
                 parking: Parking::default(),
@@ -192,20 +210,25 @@ impl Gateway {
         };
         let config = &new.config;
         self.admission.set_limits(config.limits.clone());
+        self.cache.set_limit(config.limits.cache);
         for gone in &old.upstreams {
             let kept = new.by_name.get(gone.name());
             if kept.is_some_and(|kept| Arc::ptr_eq(kept, gone)) {
                 continue;
             }
             gone.close("its configuration changed");
-            if kept.is_none_or(|kept| kept.key() != gone.key() || kept.config().tools != gone.config().tools)
-            {
+            let listed_as_before = |kept: &Arc<Upstream>| {
+                kept.key() == gone.key()
+                    && configured_effects(kept.config()) == configured_effects(gone.config())
+            };
+            if !kept.is_some_and(listed_as_before) {
                 self.catalog.forget(gone.name());
             }
         }
         let names: Vec<Arc<str>> = new.upstreams.iter().map(|upstream| Arc::clone(upstream.name())).collect();
         self.catalog.retain(&names);
         for upstream in &new.upstreams {
+            upstream.bound(config.longest_of(upstream.config()));
             if old.by_name.get(upstream.name()).is_none_or(|kept| !Arc::ptr_eq(kept, upstream)) {
                 self.probe(upstream);
             }
@@ -310,9 +333,9 @@ impl Gateway {
         self.life.spawn(Task::Housekeeping, async move {
             loop {
                 sleep(AUDIT).await;
-                for finding in this.admission.audit() {
-                    tracing::error!(finding, "admission does not add up");
-                }
+                this.tell_health();
+                this.cache.sweep(Instant::now());
+                this.keys.sweep().await;
                 this.sweep_results().await;
             }
         });
@@ -355,6 +378,11 @@ impl Gateway {
             }
         });
     }
+}
+
+/// What is configured of an upstream's tools that their listing shows.
+fn configured_effects(upstream: &config::Upstream) -> Vec<(&String, Effects)> {
+    upstream.tools.iter().filter_map(|(name, tool)| Some((name, tool.effects?))).collect()
 }
 
 /// Ends what a killed daemon left behind, in tasks of their own: nothing waits for that.
@@ -402,7 +430,8 @@ impl Setup {
             }
             let outlet = hear::outlet(gateway.clone());
             let limits = &config.limits;
-            match Upstream::new(Arc::clone(configured), limits, outlet, ground) {
+            let longest = config.longest_of(configured);
+            match Upstream::new(Arc::clone(configured), limits, longest, outlet, ground) {
                 Ok(upstream) => {
                     if let Some(old) = old.and_then(|old| old.by_name.get(configured.name.as_str()))
                         && old.key() == upstream.key()

@@ -24,6 +24,9 @@ pub enum Task {
     /// One message that nobody waits for: a cancel, an answer to a question, the end of a session. Bounded by its
     /// own time-out.
     Send,
+    /// Writes down what became of a call that its caller may repeat. Bounded by the store; at shutdown it may finish
+    /// within the grace.
+    Keep,
     /// Keeps a legacy client's stream going while the client is away. Ends with its call or the resume window.
     Stream,
     /// One connection of a client. At shutdown it ends after the answer under way.
@@ -41,7 +44,9 @@ impl Task {
         match self {
             Self::Opening | Self::Follow | Self::Housekeeping => Phase::Draining,
             Self::Listener => Phase::Closing,
-            Self::Attempt | Self::Send | Self::Stream | Self::Connection | Self::Instance => Phase::Ended,
+            Self::Attempt | Self::Send | Self::Keep | Self::Stream | Self::Connection | Self::Instance => {
+                Phase::Ended
+            }
         }
     }
 }

@@ -261,7 +261,8 @@ impl Gateway {
         {
             return Ok(known.peer.clone());
         }
-        let budget = Deadline::after(upstream.config().timeout.min(upstream.config().start_timeout));
+        let timeout = self.config().timeout_of(upstream.config(), None);
+        let budget = Deadline::after(timeout.min(upstream.config().start_timeout));
         match budget.bound(self.peer(upstream, call)).await {
             Ok(peer) => peer,
             Err(_) => Err(Fault {
@@ -505,6 +506,7 @@ impl Gateway {
             limit: None,
             heartbeat: None,
             followed: false,
+            idempotency: None,
         }
     }
 
@@ -527,6 +529,7 @@ impl Gateway {
             limit: None,
             heartbeat: None,
             followed: conversation.is_followed(),
+            idempotency: None,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What the daemon shows of itself to whoever may ask.
 
+mod permits;
+
 use crate::{Gateway, telemetry::Gauges};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Lines of standard error that stand beside a failure.
 const LAST_LINES: usize = 5;
@@ -54,6 +57,16 @@ impl Gateway {
                         "stderr": upstream.and_then(|upstream| upstream.tails().pop())
                             .map_or_else(Vec::new, |(_, tail)| tail.lines(LAST_LINES)),
                     })),
+                    "breaker": upstream.map(|upstream| {
+                        let shown = upstream.track().show();
+                        let learned = shown.learned_ms.iter().map(|(tool, ms)| (tool.to_string(), json!(ms)));
+                        json!({
+                            "state": shown.breaker,
+                            "next_try_ms": shown.next_try_ms,
+                            "retries_left": shown.retries_left,
+                            "learned_ms": learned.collect::<serde_json::Map<_, _>>(),
+                        })
+                    }),
                     "left_alone": left_alone.map(|(times, next)| json!({"times": times, "next_try_ms": ms(next)})),
                     "instances": instances.iter().map(|instance| json!({
                         "key": instance.key,
@@ -73,28 +86,9 @@ impl Gateway {
                 })
             })
             .collect();
-        let permits: Vec<Value> = self
-            .admission
-            .rows()
-            .iter()
-            .map(|row| {
-                json!({
-                    "caller": &*row.claim.caller,
-                    "conversation": row.claim.conversation.as_deref(),
-                    "upstream": &*row.claim.upstream,
-                    "tool": &*row.claim.tool,
-                    "since_ms": ms(row.since.elapsed()),
-                    "caller_half": row.caller_half,
-                    "upstream_half": row.upstream_half,
-                })
-            })
-            .collect();
-        let loads: Vec<Value> = self
-            .admission
-            .loads()
-            .iter()
-            .map(|load| json!({"scope": load.scope, "name": &*load.name, "in_use": load.in_use, "waiting": load.waiting}))
-            .collect();
+        let now = Instant::now();
+        let permits: Vec<Value> = self.admission.rows().iter().map(|row| permits::permit(row, now)).collect();
+        let loads: Vec<Value> = self.admission.loads().iter().map(|load| permits::scope(load, now)).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -119,8 +113,12 @@ impl Gateway {
             .iter()
             .map(|upstream| (Arc::clone(upstream.name()), upstream.running()))
             .collect();
-        let gauges =
-            Gauges { loads: self.admission.loads(), conversations: self.conversations.len(), instances };
+        let gauges = Gauges {
+            loads: self.admission.loads(),
+            detached: self.admission.rows().iter().filter(|row| row.detached).count(),
+            conversations: self.conversations.len(),
+            instances,
+        };
         self.telemetry.render(&gauges)
     }
 }

@@ -1,17 +1,23 @@
 //! What the daemon tells about itself: one record per call, and counters.
 
+mod counters;
+mod gauges;
+
 use crate::call::journal::Journal;
+use counters::Counters;
+use gauges::GaugeSet;
+pub use gauges::Gauges;
 use jiff::fmt::temporal::DateTimePrinter;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 use seawall_proto::{Code, Fault, Reply, ReplyKind};
 use std::{
     collections::HashMap,
     io::Write,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -33,14 +39,8 @@ struct FaultLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ScopeLabel {
-    scope: &'static str,
-    name: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamLabel {
-    upstream: String,
+    upstream: Arc<str>,
 }
 
 /// The counters of one tool.
@@ -62,26 +62,15 @@ pub struct Telemetry {
     calls: Family<ToolLabel, Counter>,
     seconds: Family<ToolLabel, Histogram, fn() -> Histogram>,
     faults: Family<FaultLabel, Counter>,
-    in_flight: Family<ScopeLabel, Gauge>,
-    waiting: Family<ScopeLabel, Gauge>,
-    conversations: Gauge,
-    instances: Family<UpstreamLabel, Gauge>,
+    gauges: GaugeSet,
+    load_counters: Counters,
     dropped: Counter,
     by_tool: RwLock<ByTool>,
     /// Stands for every tool the catalogue does not have: names that callers make up are not counted by name.
     unknown: Arc<str>,
     calls_to: OnceLock<CallWriter>,
-}
-
-/// What gauges are set from when somebody looks.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// How full each scope is.
-    pub loads: Vec<crate::call::admit::Load>,
-    /// Open conversations.
-    pub conversations: usize,
-    /// Instances by upstream.
-    pub instances: Vec<(Arc<str>, usize)>,
+    /// Held while gauges are set and written, so that of two who look neither sees what the other has half set.
+    looking: Mutex<()>,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -99,14 +88,8 @@ impl Default for Telemetry {
         registry.register("call_seconds", "Time from a call's arrival to its end", seconds.clone());
         let faults = Family::default();
         registry.register("faults", "Calls that ended in a fault, by its code", faults.clone());
-        let in_flight = Family::default();
-        registry.register("in_flight", "Calls that hold a place, by scope", in_flight.clone());
-        let waiting = Family::default();
-        registry.register("waiting", "Calls that wait for a place, by scope", waiting.clone());
-        let conversations = Gauge::default();
-        registry.register("conversations", "Open conversations", conversations.clone());
-        let instances = Family::default();
-        registry.register("instances", "Running instances, by upstream", instances.clone());
+        let gauges = GaugeSet::new(&mut registry);
+        let load_counters = Counters::new(&mut registry);
         let dropped = Counter::default();
         registry.register(
             "dropped_events",
@@ -119,14 +102,13 @@ impl Default for Telemetry {
             calls,
             seconds,
             faults,
-            in_flight,
-            waiting,
-            conversations,
-            instances,
+            gauges,
+            load_counters,
             dropped,
             by_tool,
             unknown: Arc::from(""),
             calls_to,
+            looking: Mutex::default(),
         }
     }
 }
@@ -248,22 +230,8 @@ impl Telemetry {
 
     /// Everything in the OpenMetrics text format.
     pub fn render(&self, gauges: &Gauges) -> String {
-        for family in [&self.in_flight, &self.waiting] {
-            family.clear();
-        }
-        self.instances.clear();
-        let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        for load in &gauges.loads {
-            let label = ScopeLabel { scope: load.scope, name: load.name.to_string() };
-            self.in_flight.get_or_create(&label).set(count(load.in_use));
-            self.waiting.get_or_create(&label).set(count(load.waiting));
-        }
-        self.conversations.set(count(gauges.conversations));
-        for (upstream, running) in &gauges.instances {
-            self.instances
-                .get_or_create(&UpstreamLabel { upstream: upstream.to_string() })
-                .set(count(*running));
-        }
+        let _alone = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gauges.set(gauges);
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             tracing::error!("the metrics could not be written");

@@ -110,6 +110,16 @@ impl Clock {
         state.asked.map_or(state.at, |asked| state.at + asked.elapsed().min(state.ask_left))
     }
 
+    /// For how long it may still stand still.
+    pub fn ask_left(&self) -> Duration {
+        self.lock().ask_left
+    }
+
+    /// The time that is left, as things stand.
+    pub fn left(&self) -> Duration {
+        self.runs_out().saturating_duration_since(Instant::now())
+    }
+
     /// Waits until it has run out. Cancel-safe.
     pub async fn expired(&self) {
         loop {

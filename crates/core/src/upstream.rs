@@ -18,13 +18,14 @@ pub mod ws;
 
 use crate::{
     Ground,
-    call::Call,
+    call::{Call, track::Track},
     config::{self, Sharing},
     life::Life,
     time::Deadline,
 };
 pub use channel::Oddities;
 pub use instance::{Exchange, Instance};
+pub use keys::ShareKey;
 pub use launches::Launches;
 use pool::State;
 use seawall_proto::{
@@ -60,6 +61,8 @@ pub struct Lost {
     pub too_large: bool,
     /// Whether the start budget ran out.
     pub timed_out: bool,
+    /// Whether it answered that it takes no calls now.
+    pub busy: bool,
     /// Whether there are as many instances or processes as may be.
     pub crowded: bool,
     /// When another try makes sense, where that is known.
@@ -75,6 +78,7 @@ impl Lost {
             answered: false,
             too_large: false,
             timed_out: false,
+            busy: false,
             crowded: false,
             retry_after: None,
         }
@@ -163,11 +167,15 @@ impl Wanted {
 pub struct Upstream {
     config: Arc<config::Upstream>,
     name: Arc<str>,
-    key: String,
+    key: Arc<str>,
     life: Life,
     outlet: Outlet,
     connector: Connector,
     launches: Launches,
+    track: Track,
+    /// Bounds the longest of its calls, questions to their callers apart. The daemon's own limit is a part of it, and
+    /// may change while this is in use.
+    longest: Mutex<Duration>,
     /// Told when nothing is left of an instance.
     room: Notify,
     state: Mutex<State>,
@@ -234,6 +242,7 @@ impl Upstream {
     pub(crate) fn new(
         config: Arc<config::Upstream>,
         limits: &config::Limits,
+        longest: Duration,
         outlet: Outlet,
         ground: &Ground,
     ) -> Result<Arc<Self>, String> {
@@ -258,15 +267,32 @@ impl Upstream {
             }
         };
         let name = Arc::from(config.name.as_str());
-        let key = config.key();
+        let key = Arc::from(config.key());
         let (launches, life, state) = (launches.clone(), life.clone(), Mutex::default());
-        let room = Notify::new();
-        Ok(Arc::new(Self { name, key, life, outlet, connector, launches, room, state, config }))
+        let (room, track) = (Notify::new(), Track::new(&config));
+        Ok(Arc::new(Self {
+            name,
+            key,
+            life,
+            outlet,
+            connector,
+            launches,
+            track,
+            longest: Mutex::new(longest),
+            room,
+            state,
+            config,
+        }))
     }
 
     /// How it is configured.
     pub fn config(&self) -> &config::Upstream {
         &self.config
+    }
+
+    /// Says what bounds the longest of its calls from now on.
+    pub(crate) fn bound(&self, longest: Duration) {
+        *self.longest.lock().unwrap_or_else(PoisonError::into_inner) = longest;
     }
 
     /// Its name.
@@ -275,8 +301,13 @@ impl Upstream {
     }
 
     /// What it is, apart from its name: the key of what is remembered about it.
-    pub fn key(&self) -> &str {
+    pub fn key(&self) -> &Arc<str> {
         &self.key
+    }
+
+    /// What past calls to it say about the next.
+    pub(crate) fn track(&self) -> &Track {
+        &self.track
     }
 
     /// What is remembered of the eras it speaks.

@@ -194,6 +194,8 @@ pub struct Fault {
     pub upstream: Option<Arc<str>>,
     /// How far the call had come.
     pub stage: Stage,
+    /// The id of the call that a duplicate repeats.
+    pub original: Option<Arc<str>>,
     /// Milliseconds since the call came in.
     pub elapsed_ms: u64,
     /// Milliseconds it had.
@@ -212,6 +214,7 @@ impl Fault {
             message: message.into(),
             upstream: None,
             stage,
+            original: None,
             elapsed_ms: 0,
             budget_ms: 0,
             may_have_run: false,
@@ -221,7 +224,7 @@ impl Fault {
 
     /// The object that travels as `_meta["seawall/fault"]`, as a JSON-RPC error's `data` and as a REST body.
     pub fn object(&self) -> serde_json::Value {
-        json!({
+        let mut object = json!({
             "code": self.code.code(),
             "upstream": self.upstream.as_deref(),
             "stage": self.stage.name(),
@@ -229,7 +232,11 @@ impl Fault {
             "budget_ms": self.budget_ms,
             "may_have_run": self.may_have_run,
             "retry_after_ms": self.retry_after_ms,
-        })
+        });
+        if let Some(original) = &self.original {
+            object["original"] = json!(**original);
+        }
+        object
     }
 
     /// What the model reads: the code, then the sentence.

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod jsonrpc;
 pub mod mcp;
 pub mod request;
+pub mod rest;
 pub mod sse;
 
 pub use event::{Ask, Event, Reply, ReplyKind, ReplySlot};

@@ -134,13 +134,24 @@ impl SseReader {
 
 /// Writes one message as an event. JSON text has no raw newlines but between tokens, where they mean nothing.
 pub fn write_event(id: Option<&str>, data: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(data.len() + 32 + id.map_or(0, str::len));
+    write(id, "message", data)
+}
+
+/// Writes JSON as an event of this type, likewise.
+pub fn write_typed(event: &str, data: &[u8]) -> Bytes {
+    write(None, event, data)
+}
+
+fn write(id: Option<&str>, event: &str, data: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(data.len() + 32 + event.len() + id.map_or(0, str::len));
     if let Some(id) = id {
         out.extend_from_slice(b"id: ");
         out.extend_from_slice(id.as_bytes());
         out.push(b'\n');
     }
-    out.extend_from_slice(b"event: message\ndata: ");
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(b"\ndata: ");
     if data.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         out.extend(data.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
     } else {

@@ -10,6 +10,7 @@ macro_rules! say {
 
 mod add;
 mod call;
+mod calls;
 mod check;
 mod completions;
 mod connect;
@@ -31,6 +32,7 @@ mod stdio;
 mod switch;
 mod token;
 mod tools;
+mod top;
 mod try_out;
 mod wrap;
 
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Stdio(stdio::Arguments),
     /// Show upstreams, instances and calls of the running daemon.
     Status(status::Arguments),
+    /// Watch servers, scopes and calls of the running daemon.
+    Top(top::Arguments),
     /// Show what an upstream's processes wrote to standard error.
     Logs(logs::Arguments),
     /// End an upstream's instances; the next call starts new ones.
@@ -202,6 +206,7 @@ pub(crate) async fn run(cli: Cli) -> Exit {
         Command::Connect(arguments) => Box::pin(connect::run(arguments)).await,
         Command::Stdio(arguments) => Box::pin(stdio::run(arguments)).await,
         Command::Status(arguments) => status::run(arguments).await,
+        Command::Top(arguments) => Box::pin(top::run(arguments)).await,
         Command::Logs(arguments) => logs::run(arguments).await,
         Command::Restart(arguments) => restart::run(arguments).await,
         Command::Disable(arguments) => switch::run(arguments, false).await,

@@ -6,6 +6,7 @@ mod guard;
 pub(crate) mod log;
 mod login;
 mod mcp;
+mod rest;
 mod sse;
 mod stream;
 mod tools;
@@ -144,7 +145,10 @@ fn router(front: Arc<Front>) -> Router {
         .route("/metrics", get(admin::metrics))
         .route("/sse", get(sse::open))
         .route("/sse/message", post(sse::message))
+        .route("/api/v1/execute", post(rest::execute))
+        .route("/api/v1/openapi.json", get(rest::description))
         .route("/api/v1/status", get(admin::status))
+        .route("/api/v1/calls", get(admin::calls))
         .route("/api/v1/explain/{tool}", get(explain::explain))
         .route("/api/v1/tools", get(tools::standings))
         .route("/api/v1/upstreams/{name}/accept", post(tools::accept))

@@ -1,15 +1,25 @@
 //! Admission: who may be in flight, and who waits.
 //!
 //! A permit has two halves. The caller's half counts against the total, the caller and the conversation and is
-//! freed with the answer; the upstream's half counts against the upstream and is freed when the attempt is over.
-//! All scopes are taken at once or none is. No upstream holds more than its share of any scope of a caller's half,
-//! so one that hangs never uses up what others need. See `docs/design/call-path.md`.
+//! freed with the answer; the upstream's half counts against the upstream, the tool and the provider and is freed
+//! when the attempt is over. All scopes are taken at once or none is. No upstream holds more than its share of any
+//! scope of a caller's half, so one that hangs never uses up what others need. See `docs/design/call-path.md`.
+//!
+//! What is decided is decided by `machine`, a state machine without clock and lock, by the `counts` of what is in
+//! use and the `line` of those who wait. Here is what makes calls wait for it: a lock that is never held
+//! across an await, and a channel for each call in the line.
+
+mod counts;
+mod line;
+mod machine;
+mod scopes;
 
 use crate::{config::Limits, time::Clock};
-use seawall_proto::{Code, Fault, Stage};
+use machine::{Admitted, Entered, Machine};
+use seawall_proto::Fault;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -27,15 +37,10 @@ pub struct Claim {
     pub upstream_limit: Option<usize>,
     /// The tool or method, for the holder table.
     pub tool: Arc<str>,
-}
-
-/// Something calls are counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Scope<'a> {
-    Total,
-    Caller(&'a Arc<str>),
-    Conversation(&'a Arc<str>),
-    Upstream(&'a Arc<str>),
+    /// How many calls of the tool the upstream takes at once, when that is limited.
+    pub tool_limit: Option<usize>,
+    /// Whose limit it shares with other upstreams, and how many calls that one takes at once.
+    pub provider: Option<(Arc<str>, usize)>,
 }
 
 /// One row of the holder table: who holds what, since when, and until when at the latest.
@@ -51,19 +56,25 @@ pub struct Row {
     pub caller_half: bool,
     /// Whether the upstream may still be at work.
     pub upstream_half: bool,
+    /// Whether it goes on with nobody waiting, and counts in the limits for that.
+    pub detached: bool,
 }
 
 /// How full a scope is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// `total`, `caller`, `conversation` or `upstream`.
+    /// `total`, `caller`, `conversation`, `upstream`, `tool` or `provider`.
     pub scope: &'static str,
-    /// Its name; empty for the total.
+    /// Its name; empty for the total, `upstream/tool` for a tool.
     pub name: Arc<str>,
     /// Calls that hold a place in it.
     pub in_use: usize,
     /// Calls that wait and would need a place in it.
     pub waiting: usize,
+    /// How many places it has, when that is limited.
+    pub limit: Option<usize>,
+    /// Since when the one is in that has been in longest.
+    pub oldest: Option<Instant>,
 }
 
 /// Gives out permits.
@@ -77,40 +88,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    limits: Limits,
-    counts: Counts,
-    waiting: VecDeque<Waiter>,
-    /// By ticket, which is the order of admission.
-    rows: BTreeMap<u64, Row>,
-    next: u64,
-    /// Moving average of how long permits are held, for the advice when to come back.
-    held_ms: f64,
-}
-
-/// How much of every scope is in use; a scope that nobody is in has no count.
-#[derive(Debug, Default)]
-struct Counts {
-    total: Count,
-    callers: ByName,
-    conversations: ByName,
-    upstreams: ByName,
-}
-
-type ByName = HashMap<Arc<str>, Count>;
-
-#[derive(Debug, Default)]
-struct Count {
-    used: usize,
-    /// How much of it each upstream holds.
-    by_upstream: Vec<(Arc<str>, usize)>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    claim: Claim,
-    until: Instant,
-    admitted: oneshot::Sender<Permit>,
+    machine: Machine,
+    /// Since when a call waits and where its permit goes, by its ticket.
+    waiting: HashMap<u64, (Instant, oneshot::Sender<Permit>)>,
 }
 
 /// The right to be in flight. Dropped, it frees whatever it still holds.
@@ -120,118 +100,97 @@ pub struct Permit {
     row: u64,
 }
 
+/// Where a call is while it waits for its permit, for others to see.
+#[derive(Debug, Default)]
+pub struct Place {
+    at: Mutex<Option<(Arc<Shared>, u64)>>,
+    refused: OnceLock<&'static str>,
+}
+
 impl Admission {
     /// Admission with these limits.
     pub fn new(limits: Limits) -> Self {
-        let state = State {
-            limits,
-            counts: Counts::default(),
-            waiting: VecDeque::new(),
-            rows: BTreeMap::new(),
-            next: 0,
-            held_ms: 100.0,
-        };
+        let state = State { machine: Machine::new(limits), waiting: HashMap::new() };
         Self(Arc::new(Shared { state: Mutex::new(state) }))
     }
 
     /// Takes other limits; what is held stays held.
     pub fn set_limits(&self, limits: Limits) {
-        let granted = {
-            let mut state = self.0.lock();
-            state.limits = limits;
-            state.grant_waiting(&self.0)
-        };
-        drop(granted);
+        self.0.change(|machine| machine.set_limits(limits, Instant::now()));
     }
 
-    /// Waits for a place, in line behind those who need the same. `hold` is how long the place may be held at most.
-    /// Dropping the future leaves the line.
+    /// Waits for a place, in line behind those who need the same. `hold` is how long the place may be held at most
+    /// once the clock has run out; `place` says where the call is meanwhile. Dropping the future leaves the line.
     ///
     /// # Errors
-    /// OVER_CAPACITY, at once when the line is full, and when the clock runs out first.
-    pub async fn enter(&self, claim: Claim, clock: &Clock, hold: Duration) -> Result<Permit, Fault> {
-        let (ticket, mut admitted) =
-            {
-                let mut state = self.0.lock();
-                let until = clock.runs_out() + hold;
-                if !state.waiting.iter().any(|waiter| {
-                    waiter.claim.caller == claim.caller && waiter.claim.upstream == claim.upstream
-                }) && state.fits(&claim)
-                {
-                    return Ok(state.take(&self.0, claim, until));
+    /// OVER_CAPACITY, at once when the line is full or the wait cannot end in time, and when the clock runs out
+    /// first.
+    pub async fn enter(
+        &self,
+        claim: Claim,
+        clock: &Clock,
+        hold: Duration,
+        place: &Place,
+    ) -> Result<Permit, Fault> {
+        let deadline = clock.runs_out();
+        let waits = {
+            let mut state = self.0.lock();
+            let full = state.machine.full(&claim);
+            let entered = state.machine.enter(claim, deadline, deadline + hold, Instant::now());
+            match entered.inspect_err(|_| place.refuse(full))? {
+                Entered::In(row, others) => Err((row, state.hand_over(&self.0, &others))),
+                Entered::Waits(ticket, claim) => {
+                    let (admit, admitted) = oneshot::channel();
+                    state.waiting.insert(ticket, (Instant::now(), admit));
+                    Ok((ticket, claim, admitted))
                 }
-                if let Some(fault) = state.refuse(&claim) {
-                    return Err(fault);
-                }
-                let (admit, admitted) = oneshot::channel();
-                let ticket = state.ticket();
-                state.waiting.push_back(Waiter { ticket, claim: claim.clone(), until, admitted: admit });
-                (ticket, admitted)
-            };
-        let place = InLine { shared: &self.0, ticket };
+            }
+        };
+        let (ticket, claim, mut admitted) = match waits {
+            Ok(waits) => waits,
+            Err((row, left)) => {
+                drop(left);
+                return Ok(Permit { shared: Arc::clone(&self.0), row });
+            }
+        };
+        place.set(Some((Arc::clone(&self.0), ticket)));
+        let in_line = InLine { shared: &self.0, ticket, place };
         let permit = tokio::select! {
             biased;
             permit = &mut admitted => permit.ok(),
             () = clock.expired() => None,
         };
-        drop(place);
-        permit.ok_or_else(|| self.0.lock().over_capacity(&claim, "no place came free in time"))
+        drop(in_line);
+        permit.ok_or_else(|| {
+            let state = self.0.lock();
+            place.refuse(state.machine.full(&claim));
+            state.machine.over_capacity(&claim, "no place came free in time")
+        })
     }
 
     /// The holder table.
     pub fn rows(&self) -> Vec<Row> {
-        self.0.lock().rows.values().cloned().collect()
+        self.0.lock().machine.rows().cloned().collect()
     }
 
     /// How full every scope is that anybody is in or waits for; the total comes first.
     pub fn loads(&self) -> Vec<Load> {
+        self.0.lock().machine.loads()
+    }
+
+    /// Who waits, and since when, in the order in which they came.
+    pub fn waiting(&self) -> Vec<(Claim, Instant)> {
         let state = self.0.lock();
-        let waits = |scope: Scope<'_>| {
-            state.waiting.iter().filter(|waiter| scopes(&waiter.claim).any(|wanted| wanted == scope)).count()
-        };
-        let mut loads: Vec<Load> = state
-            .counts
-            .iter()
-            .map(|(scope, count)| {
-                let (kind, name) = scope.label();
-                Load { scope: kind, name, in_use: count.used, waiting: waits(scope) }
-            })
-            .collect();
-        loads.sort_by(|a, b| {
-            (a.scope != "total", a.scope, &a.name).cmp(&(b.scope != "total", b.scope, &b.name))
-        });
-        loads
+        let mut waiting: Vec<_> = state.machine.waiting().collect();
+        waiting.sort_by_key(|(ticket, _)| *ticket);
+        let since = |ticket: u64| state.waiting.get(&ticket).map(|(since, _)| *since);
+        waiting.into_iter().filter_map(|(ticket, claim)| Some((claim.clone(), since(ticket)?))).collect()
     }
 
     /// Compares the counters with the table and looks for rows past their time; says what is wrong. Nothing is
     /// ever recovered: a finding is a fault of Seawall's.
     pub fn audit(&self) -> Vec<String> {
-        let state = self.0.lock();
-        let mut counted: HashMap<Scope<'_>, usize> = HashMap::new();
-        for row in state.rows.values() {
-            for scope in scopes(&row.claim) {
-                let held =
-                    if matches!(scope, Scope::Upstream(_)) { row.upstream_half } else { row.caller_half };
-                *counted.entry(scope).or_default() += usize::from(held);
-            }
-        }
-        counted.retain(|_, count| *count > 0);
-        let mut found = Vec::new();
-        for (scope, count) in state.counts.iter() {
-            let rows = counted.remove(&scope).unwrap_or_default();
-            if rows != count.used {
-                found.push(format!("{scope:?} counts {} calls and the table has {rows}", count.used));
-            }
-        }
-        found.extend(
-            counted.iter().map(|(scope, rows)| format!("{scope:?} counts none and the table has {rows}")),
-        );
-        let late = Instant::now() - Duration::from_secs(1);
-        let overdue = state.rows.values().filter(|row| row.until < late);
-        found.extend(
-            overdue.map(|row| format!("{} of {} is held past its time", row.claim.tool, row.claim.upstream)),
-        );
-        found
+        self.0.lock().machine.audit(Instant::now())
     }
 }
 
@@ -239,261 +198,124 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Scope<'_> {
-    fn label(self) -> (&'static str, Arc<str>) {
-        match self {
-            Self::Total => ("total", Arc::from("")),
-            Self::Caller(name) => ("caller", Arc::clone(name)),
-            Self::Conversation(name) => ("conversation", Arc::clone(name)),
-            Self::Upstream(name) => ("upstream", Arc::clone(name)),
-        }
-    }
-}
-
-fn caller_scopes(claim: &Claim) -> impl Iterator<Item = Scope<'_>> {
-    let conversation = claim.conversation.as_ref().map(Scope::Conversation);
-    [Scope::Total, Scope::Caller(&claim.caller)].into_iter().chain(conversation)
-}
-
-fn scopes(claim: &Claim) -> impl Iterator<Item = Scope<'_>> {
-    caller_scopes(claim).chain([Scope::Upstream(&claim.upstream)])
-}
-
-impl Counts {
-    fn get(&self, scope: Scope<'_>) -> Option<&Count> {
-        match scope {
-            Scope::Total => Some(&self.total),
-            Scope::Caller(name) => self.callers.get(name),
-            Scope::Conversation(name) => self.conversations.get(name),
-            Scope::Upstream(name) => self.upstreams.get(name),
-        }
-    }
-
-    /// The counts by name of a scope that has a name.
-    fn named<'a>(&mut self, scope: Scope<'a>) -> Option<(&mut ByName, &'a Arc<str>)> {
-        match scope {
-            Scope::Total => None,
-            Scope::Caller(name) => Some((&mut self.callers, name)),
-            Scope::Conversation(name) => Some((&mut self.conversations, name)),
-            Scope::Upstream(name) => Some((&mut self.upstreams, name)),
-        }
-    }
-
-    fn add(&mut self, scope: Scope<'_>, upstream: &Arc<str>) {
-        match self.named(scope) {
-            None => self.total.add(upstream),
-            Some((counts, name)) => match counts.get_mut(name) {
-                Some(count) => count.add(upstream),
-                None => counts.entry(Arc::clone(name)).or_default().add(upstream),
-            },
-        }
-    }
-
-    fn remove(&mut self, scope: Scope<'_>, upstream: &Arc<str>) {
-        let Some((counts, name)) = self.named(scope) else { return self.total.remove(upstream) };
-        let Some(count) = counts.get_mut(name) else { return };
-        count.remove(upstream);
-        if count.used == 0 {
-            counts.remove(name);
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (Scope<'_>, &Count)> {
-        std::iter::once((Scope::Total, &self.total))
-            .chain(self.callers.iter().map(|(name, count)| (Scope::Caller(name), count)))
-            .chain(self.conversations.iter().map(|(name, count)| (Scope::Conversation(name), count)))
-            .chain(self.upstreams.iter().map(|(name, count)| (Scope::Upstream(name), count)))
+    /// Does something that may let others in, and hands them their permits.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut Machine) -> Admitted) {
+        let left = {
+            let mut state = self.lock();
+            let admitted = change(&mut state.machine);
+            state.hand_over(self, &admitted)
+        };
+        drop(left);
     }
 }
 
 impl State {
-    fn limit(&self, scope: Scope<'_>, claim: &Claim) -> usize {
-        match scope {
-            Scope::Total => self.limits.total,
-            Scope::Caller(_) => self.limits.caller,
-            Scope::Conversation(_) => self.limits.conversation,
-            Scope::Upstream(_) => claim.upstream_limit.unwrap_or(usize::MAX),
-        }
-    }
-
-    /// The part of a limit that one upstream may hold; at least one place.
-    fn share(&self, limit: usize) -> usize {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "a positive fraction of a small count"
-        )]
-        let share = (limit as f64 * self.limits.share).ceil() as usize;
-        share.max(1)
-    }
-
-    fn fits(&self, claim: &Claim) -> bool {
-        scopes(claim).all(|scope| {
-            let limit = self.limit(scope, claim);
-            let Some(count) = self.counts.get(scope) else { return limit > 0 };
-            let shared = !matches!(scope, Scope::Upstream(_));
-            count.used < limit && (!shared || count.of(&claim.upstream) < self.share(limit))
-        })
-    }
-
-    fn take(&mut self, shared: &Arc<Shared>, claim: Claim, until: Instant) -> Permit {
-        for scope in scopes(&claim) {
-            self.counts.add(scope, &claim.upstream);
-        }
-        let row = self.ticket();
-        let held = Row { claim, since: Instant::now(), until, caller_half: true, upstream_half: true };
-        self.rows.insert(row, held);
-        Permit { shared: Arc::clone(shared), row }
-    }
-
-    fn ticket(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    /// Why nobody may join the line, if nobody may.
-    fn refuse(&self, claim: &Claim) -> Option<Fault> {
-        let mine = self.waiting.iter().filter(|waiter| waiter.claim.upstream == claim.upstream).count();
-        if self.waiting.len() >= self.limits.queue {
-            return Some(self.over_capacity(claim, "the line of waiting calls is full"));
-        }
-        (mine >= self.share(self.limits.queue))
-            .then(|| self.over_capacity(claim, "this upstream's share of the line of waiting calls is full"))
-    }
-
-    fn over_capacity(&self, claim: &Claim, why: &str) -> Fault {
-        let ahead = self.waiting.iter().filter(|waiter| waiter.claim.upstream == claim.upstream).count() + 1;
-        let places = self.share(self.limits.total).min(claim.upstream_limit.unwrap_or(usize::MAX)).max(1);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "an estimate in milliseconds"
-        )]
-        let wait = (self.held_ms * ahead as f64 / places as f64).clamp(100.0, 60_000.0) as u64;
-        let text = format!("{why}; nothing was sent. Try again in about {wait} ms, or call less at once.");
-        Fault { retry_after_ms: Some(wait), ..Fault::new(Code::OverCapacity, Stage::Admit, text) }
-    }
-
-    /// Admits whoever has room now, in the order they came. The permits of those who left meanwhile are handed
-    /// back, to be dropped without the lock.
+    /// Gives those who were let in their permits. The permits of those who left meanwhile are handed back, to be
+    /// dropped without the lock.
     #[must_use]
-    fn grant_waiting(&mut self, shared: &Arc<Shared>) -> Vec<Permit> {
+    fn hand_over(&mut self, shared: &Arc<Shared>, admitted: &[u64]) -> Vec<Permit> {
         let mut left = Vec::new();
-        let mut index = 0;
-        while index < self.waiting.len() {
-            if !self.fits(&self.waiting[index].claim) {
-                index += 1;
-                continue;
-            }
-            let Some(waiter) = self.waiting.remove(index) else { break };
-            let permit = self.take(shared, waiter.claim, waiter.until);
-            if let Err(permit) = waiter.admitted.send(permit) {
-                left.push(permit);
-            }
+        for row in admitted {
+            let permit = Permit { shared: Arc::clone(shared), row: *row };
+            left.extend(match self.waiting.remove(row) {
+                Some((_, admit)) => admit.send(permit).err(),
+                None => Some(permit),
+            });
         }
         left
     }
 }
 
-impl Count {
-    fn of(&self, upstream: &Arc<str>) -> usize {
-        self.by_upstream.iter().find(|(name, _)| name == upstream).map_or(0, |(_, held)| *held)
-    }
-
-    fn add(&mut self, upstream: &Arc<str>) {
-        self.used += 1;
-        match self.by_upstream.iter_mut().find(|(name, _)| name == upstream) {
-            Some((_, held)) => *held += 1,
-            None => self.by_upstream.push((Arc::clone(upstream), 1)),
-        }
-    }
-
-    fn remove(&mut self, upstream: &Arc<str>) {
-        self.used -= 1;
-        if let Some((_, held)) = self.by_upstream.iter_mut().find(|(name, _)| name == upstream) {
-            *held -= 1;
-        }
-        self.by_upstream.retain(|(_, held)| *held > 0);
-    }
-}
-
 /// A place in the line, given up when dropped.
 struct InLine<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     ticket: u64,
+    place: &'a Place,
 }
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
+        self.place.set(None);
         let left = {
             let mut state = self.shared.lock();
-            let at = state.waiting.iter().position(|waiter| waiter.ticket == self.ticket);
-            at.and_then(|at| state.waiting.remove(at))
+            // Who was let in is not in the line any more, and its permit is on its way.
+            let waits = state.waiting.remove(&self.ticket);
+            let admitted = match &waits {
+                Some(_) => state.machine.leave(self.ticket, Instant::now()),
+                None => Admitted::new(),
+            };
+            (waits, state.hand_over(self.shared, &admitted))
         };
         drop(left);
+    }
+}
+
+impl Place {
+    /// How many calls are in front that need what this one waits for; `None` when it is not in the line.
+    pub fn ahead(&self) -> Option<usize> {
+        let (shared, ticket) = self.lock().clone()?;
+        shared.lock().machine.ahead(ticket)
+    }
+
+    /// What was full when it was refused a place: `queue`, or the kind of scope.
+    pub fn refused(&self) -> Option<&'static str> {
+        self.refused.get().copied()
+    }
+
+    fn refuse(&self, full: &'static str) {
+        // A call asks for a place once.
+        let _ = self.refused.set(full);
+    }
+
+    fn set(&self, place: Option<(Arc<Shared>, u64)>) {
+        let before = std::mem::replace(&mut *self.lock(), place);
+        drop(before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Arc<Shared>, u64)>> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permit {
     /// Frees the caller's half: it has its answer, or a question instead.
     pub fn free_caller_half(&self) {
-        self.free(true, false);
+        self.shared.change(|machine| machine.free_caller_half(self.row, Instant::now()));
     }
 
     /// Takes the caller's half back after a question was answered. It may go over a limit by the calls that came
-    /// in meanwhile: an answered call is never made to wait again.
+    /// in meanwhile: an answered call is never made to wait again. A detached one stays detached.
     pub fn reclaim_caller_half(&self) {
-        let mut state = self.shared.lock();
-        let State { rows, counts, .. } = &mut *state;
-        let Some(row) = rows.get_mut(&self.row).filter(|row| !row.caller_half) else { return };
-        row.caller_half = true;
-        for scope in caller_scopes(&row.claim) {
-            counts.add(scope, &row.claim.upstream);
-        }
+        self.shared.lock().machine.reclaim_caller_half(self.row);
+    }
+
+    /// Nobody waits any more: frees the caller's half, and counts the call as detached from now on. Where there
+    /// are as many detached calls as there may be, of its caller or in all, nothing changes and this is `false`.
+    pub fn detach(&self) -> bool {
+        let mut detached = true;
+        self.shared.change(|machine| {
+            let admitted = machine.detach(self.row, Instant::now());
+            detached = admitted.is_some();
+            admitted.unwrap_or_default()
+        });
+        detached
     }
 
     /// Says until when it is held at most, after the clock was moved by a question.
     pub fn held_until(&self, until: Instant) {
-        if let Some(row) = self.shared.lock().rows.get_mut(&self.row) {
-            row.until = until;
-        }
-    }
-
-    fn free(&self, caller: bool, upstream: bool) {
-        let granted = {
-            let mut state = self.shared.lock();
-            let State { rows, counts, held_ms, .. } = &mut *state;
-            let Some(row) = rows.get_mut(&self.row) else { return };
-            let claim = &row.claim;
-            if caller && std::mem::take(&mut row.caller_half) {
-                for scope in caller_scopes(claim) {
-                    counts.remove(scope, &claim.upstream);
-                }
-            }
-            if upstream && std::mem::take(&mut row.upstream_half) {
-                counts.remove(Scope::Upstream(&claim.upstream), &claim.upstream);
-            }
-            if !row.caller_half && !row.upstream_half {
-                let held = row.since.elapsed().as_secs_f64() * 1000.0;
-                *held_ms += (held - *held_ms) / 32.0;
-                rows.remove(&self.row);
-            }
-            if state.waiting.is_empty() { Vec::new() } else { state.grant_waiting(&self.shared) }
-        };
-        drop(granted);
+        self.shared.lock().machine.held_until(self.row, until);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.free(true, true);
+        self.shared.change(|machine| machine.end(self.row, Instant::now()));
     }
 }
 
 #[cfg(test)]
-#[path = "admit_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod year_tests;

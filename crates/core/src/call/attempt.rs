@@ -2,12 +2,14 @@
 
 use super::{
     Call, Interest,
-    admit::{Admission, Claim, Permit},
+    admit::{Claim, Permit},
+    flight::{InFlight, Landed},
     journal::Journal,
     line::WorkSide,
     resolve::Target,
 };
 use crate::{
+    Gateway,
     time::Clock,
     upstream::{Exchange, Heard, Instance, Lost, Sent, Upstream},
 };
@@ -20,7 +22,13 @@ use seawall_proto::{
     event::Answer as AskAnswer,
     mcp::Effects,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{sync::oneshot, time::sleep};
 
 /// How often an upstream may want to know more before it has to answer.
@@ -33,26 +41,48 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(super) enum Ended {
     /// The clock ran out.
     TimedOut,
+    /// The time of this attempt ran out, and that of the call did not; it was learned where that is so.
+    RanOut { learned: bool },
     /// The caller took the call back, or left before anything was sent.
     Cancelled,
     /// The instance could not be had, or was lost.
     Lost(Lost),
 }
 
-/// What one call holds: its place, its way to the caller, and its request at an instance.
+/// What one call holds: its place, its way to the callers, and its request at an instance.
 #[derive(Debug)]
 pub(super) struct Attempt {
     line: WorkSide,
     journal: Arc<Journal>,
     permit: Option<Arc<Permit>>,
     exchange: Option<Exchange>,
+    /// The time of the attempt under way, where it has one of its own.
+    time: Option<Arc<Clock>>,
+    /// Whether an attempt before this one was sent.
+    sent_before: bool,
     /// How far the interest in the call has fallen, as far as it was acted on.
     interest: Interest,
+    /// Whether its caller was asked something.
+    asked: AtomicBool,
 }
 
 impl Attempt {
     pub(super) fn new(line: WorkSide, journal: Arc<Journal>) -> Self {
-        Self { line, journal, permit: None, exchange: None, interest: Interest::Wanted }
+        Self {
+            line,
+            journal,
+            permit: None,
+            exchange: None,
+            time: None,
+            sent_before: false,
+            interest: Interest::Wanted,
+            asked: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets other calls share what is done.
+    pub(super) fn share(&mut self, flight: Box<InFlight>) {
+        self.line.share(flight);
     }
 
     pub(super) fn reach(&self, stage: Stage) {
@@ -67,30 +97,91 @@ impl Attempt {
         self.journal.may_have_run()
     }
 
+    /// Whether it goes on although its caller has left.
+    pub(super) fn is_left(&self) -> bool {
+        self.interest < Interest::Wanted
+    }
+
+    /// Whether its caller was asked something.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// The time that the attempt has, where it has one of its own.
+    pub(super) fn time(&self) -> Option<Duration> {
+        self.time.as_ref().map(|time| time.budget())
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.journal.clock
+    }
+
+    /// The record of the call.
+    pub(super) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
     }
 
     /// Waits for a place. Whoever leaves the line never gets one.
     pub(super) async fn admit(
         &mut self,
-        admission: &Admission,
+        gateway: &Gateway,
         claim: Claim,
         over: Duration,
     ) -> Result<(), Fault> {
-        let cancelled =
-            || Fault::new(seawall_proto::Code::Cancelled, Stage::Admit, "the caller left the line.");
+        let Journal { clock, place, .. } = &*self.journal;
+        let permit = tokio::select! {
+            biased;
+            permit = gateway.admission.enter(claim, clock, over, place) => permit.inspect_err(|_| {
+                if let Some(why) = place.refused() {
+                    gateway.telemetry.refused(why);
+                }
+            })?,
+            () = unwanted(&self.line, self.interest) => {
+                let text = "the caller left the line.";
+                return Err(Fault::new(seawall_proto::Code::Cancelled, Stage::Admit, text));
+            }
+        };
+        self.permit = Some(Arc::new(permit));
+        Ok(())
+    }
+
+    /// Waits before the call is tried again, and until the upstream is done with the attempt before.
+    pub(super) async fn pause(&mut self, pause: Duration) -> Result<(), Ended> {
+        self.sent_before |= self.may_have_run();
+        // Where the pause is cut short, the attempt before still holds its place until it is over.
+        let exchange = &mut self.exchange;
+        let over = async {
+            if let Some(exchange) = exchange {
+                exchange.over().await;
+            }
+            sleep(pause).await;
+        };
         tokio::select! {
             biased;
-            permit = admission.enter(claim, &self.journal.clock, over) => self.permit = Some(Arc::new(permit?)),
-            _ = self.line.lower(Interest::Wanted) => return Err(cancelled()),
+            () = over => {}
+            () = self.journal.clock.expired() => return Err(Ended::TimedOut),
+            () = unwanted(&self.line, self.interest) => return Err(Ended::Cancelled),
         }
+        self.exchange = None;
         Ok(())
     }
 
     /// Dispatches the call once and sees it through.
     pub(super) async fn run(&mut self, call: &Call, target: &Target) -> Result<Reply, Ended> {
         self.reach(Stage::Start);
+        let time = target.attempt_time();
+        self.time = time.map(|(time, _)| Arc::new(Clock::new(time, target.ask_limit)));
+        let learned = time.is_some_and(|(_, learned)| learned);
+        let sent_before = self.sent_before;
+        self.run_once(call, target).await.map_err(|ended| match ended {
+            Ended::RanOut { .. } => Ended::RanOut { learned },
+            // An attempt before may have acted, whatever became of this one.
+            Ended::Lost(lost) if sent_before => Ended::Lost(Lost { sent: Sent::Maybe, ..lost }),
+            ended => ended,
+        })
+    }
+
+    async fn run_once(&mut self, call: &Call, target: &Target) -> Result<Reply, Ended> {
         let instance = self.instance(&target.upstream, target).await?;
         let peer = instance.peer();
         let mut answered = None;
@@ -138,6 +229,7 @@ impl Attempt {
             Ok(exchange) => exchange,
             Err(reply) => return Ok(Err(reply)),
         };
+        let first = round == 0 && !self.sent_before;
         instance.want_logs(request);
         self.journal.dispatching();
         self.exchange = Some(exchange);
@@ -147,10 +239,13 @@ impl Attempt {
             && lost.sent == Sent::No
         {
             // An earlier round may have acted, whatever became of this one.
-            if round == 0 { self.journal.recalled() } else { lost.sent = Sent::Maybe }
+            if first { self.journal.recalled() } else { lost.sent = Sent::Maybe }
         }
         let unsent = self.exchange.as_ref().is_some_and(|exchange| exchange.sent() == Sent::No);
-        if matches!(outcome, Err(Ended::TimedOut)) && unsent && round == 0 {
+        if matches!(outcome, Err(Ended::TimedOut | Ended::RanOut { .. } | Ended::Cancelled))
+            && unsent
+            && first
+        {
             self.journal.recalled();
         }
         outcome.map(Ok)
@@ -189,7 +284,8 @@ impl Attempt {
             biased;
             answers = answers => Ok(answers),
             () = self.journal.clock.expired() => Err(Ended::TimedOut),
-            _ = self.line.lower(self.interest) => Err(Ended::Cancelled),
+            () = expired(self.time.as_deref()) => Err(Ended::RanOut { learned: false }),
+            () = unwanted(&self.line, self.interest) => Err(Ended::Cancelled),
         }
     }
 
@@ -197,17 +293,19 @@ impl Attempt {
     async fn instance(&mut self, upstream: &Arc<Upstream>, target: &Target) -> Result<Instance, Ended> {
         tokio::select! {
             biased;
+            // First of all: nothing is sent for a caller that has left, also where an instance is there at once.
+            () = unwanted(&self.line, self.interest) => Err(Ended::Cancelled),
             instance = upstream.instance(target.wanted()) => instance.map_err(Ended::Lost),
             () = self.journal.clock.expired() => Err(Ended::TimedOut),
-            _ = self.line.lower(Interest::Wanted) => Err(Ended::Cancelled),
+            () = expired(self.time.as_deref()) => Err(Ended::RanOut { learned: false }),
         }
     }
 
     /// Passes on what the upstream says until it has said the last.
     async fn listen(&mut self, request: &Request, effects: Effects, peer: &Peer) -> Result<Message, Ended> {
-        let journal = Arc::clone(&self.journal);
-        let expired = journal.clock.expired();
-        tokio::pin!(expired);
+        let (journal, time) = (Arc::clone(&self.journal), self.time.clone());
+        let (all, one) = (journal.clock.expired(), expired(time.as_deref()));
+        tokio::pin!(all, one);
         loop {
             let Some(exchange) = &mut self.exchange else { return Err(Ended::Cancelled) };
             tokio::select! {
@@ -216,19 +314,28 @@ impl Attempt {
                     Heard::Response(response) => return Ok(response),
                     heard => self.pass_on(request, peer, heard),
                 },
-                () = &mut expired => {
+                () = &mut all => {
                     exchange.expire("the time limit of the call passed");
                     return Err(Ended::TimedOut);
+                }
+                () = &mut one => {
+                    exchange.expire("the time limit of the attempt passed");
+                    return Err(Ended::RanOut { learned: false });
                 }
                 interest = self.line.lower(self.interest) => {
                     let nothing_sent = exchange.sent() == Sent::No;
                     if interest == Interest::Cancelled || nothing_sent || effects == Effects::None {
+                        if !self.line.give_up(interest) {
+                            continue;
+                        }
                         exchange.cancel("the caller took the call back");
                         return Err(Ended::Cancelled);
                     }
                     // It may have begun to act: it runs on to its time limit, and nobody waits for it.
                     self.interest = interest;
-                    self.free_caller_half();
+                    if let Some(permit) = &self.permit {
+                        permit.detach();
+                    }
                 }
             }
         }
@@ -266,10 +373,15 @@ impl Attempt {
         let Ask { message, reply } = ask;
         // A question may outlive its call unanswered; the place must not.
         let (journal, permit) = (Arc::clone(&self.journal), self.permit.as_ref().map(Arc::downgrade));
+        let time = self.time.clone();
+        self.asked.store(true, Ordering::Relaxed);
         journal.clock.asking();
+        if let Some(time) = &time {
+            time.asking();
+        }
         if let Some(permit) = &self.permit {
             permit.free_caller_half();
-            permit.held_until(journal.clock.runs_out() + super::ASK_LIMIT + super::OVER);
+            permit.held_until(journal.clock.runs_out() + journal.clock.ask_left() + super::OVER);
         }
         let reply = ReplySlot::new(move |answer| {
             let permit = permit.and_then(|permit| permit.upgrade());
@@ -277,12 +389,20 @@ impl Attempt {
                 permit.reclaim_caller_half();
             }
             journal.clock.answered();
+            if let Some(time) = &time {
+                time.answered();
+            }
             if let Some(permit) = &permit {
                 permit.held_until(journal.clock.runs_out() + super::OVER);
             }
             reply.answer(answer);
         });
         Ask { message, reply }
+    }
+
+    /// Fills in what is known of a fault.
+    pub(super) fn complete(&self, fault: Fault) -> Fault {
+        self.journal.complete(fault)
     }
 
     /// The caller has its answer, or waits no more.
@@ -292,9 +412,9 @@ impl Attempt {
         }
     }
 
-    /// Gives the caller the end.
-    pub(super) fn end(&self, end: Result<Reply, Fault>) {
-        self.line.end(Event::End(end));
+    /// Gives the caller the end, and whoever shares the work; these are handed back.
+    pub(super) fn end(&mut self, end: Result<Reply, Fault>) -> Vec<Landed> {
+        self.line.end(Event::End(end))
     }
 
     /// Waits until the upstream is done with the call, or can be taken to be, and frees its half.
@@ -303,5 +423,23 @@ impl Attempt {
             exchange.over().await;
         }
         self.permit = None;
+    }
+}
+
+/// Waits until nobody wants a call any more as much as was acted on, and from then on nobody can.
+async fn unwanted(line: &WorkSide, acted_on: Interest) {
+    loop {
+        let seen = line.lower(acted_on).await;
+        if line.give_up(seen) {
+            return;
+        }
+    }
+}
+
+/// Waits until a clock has run out, for ever where there is none. Cancel-safe.
+async fn expired(clock: Option<&Clock>) {
+    match clock {
+        Some(clock) => clock.expired().await,
+        None => std::future::pending().await,
     }
 }

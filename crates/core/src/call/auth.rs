@@ -1,6 +1,6 @@
 //! Who is asking, and what they may see.
 
-use crate::config;
+use crate::config::{self, Rate};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub struct Caller {
     /// The configured name, or `local`.
     pub name: Arc<str>,
+    /// How many calls it may make, where it has a rate of its own.
+    pub rate: Option<Rate>,
     tools: Vec<String>,
     token_sha256: Option<[u8; 32]>,
 }
@@ -20,7 +22,7 @@ pub struct Callers(Vec<Arc<Caller>>);
 impl Caller {
     /// Somebody who may call every tool: loopback where no callers are configured, or Seawall itself.
     pub fn unlimited(name: &str) -> Self {
-        Self { name: Arc::from(name), tools: vec![String::from("*")], token_sha256: None }
+        Self { name: Arc::from(name), rate: None, tools: vec![String::from("*")], token_sha256: None }
     }
 
     /// Whether there is no tool the caller may not use.
@@ -57,6 +59,7 @@ impl Callers {
         let callers = configured.iter().map(|caller| {
             Arc::new(Caller {
                 name: Arc::from(caller.name.as_str()),
+                rate: caller.rate,
                 tools: caller.tools.clone(),
                 token_sha256: Some(caller.token_sha256),
             })
@@ -134,6 +137,7 @@ mod tests {
         let configured = ["a", "b"].map(|name| config::Caller {
             name: name.into(),
             token_sha256: digest(name),
+            rate: None,
             tools: vec!["*".into()],
         });
         let callers = Callers::new(&configured);

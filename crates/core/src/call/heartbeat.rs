@@ -24,7 +24,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     /// Signs of life every so often for a request that wants to hear of progress.
     pub(super) fn new(request: &Arc<Request>, every: Option<Duration>) -> Option<Self> {
-        let every = every.filter(|_| request.wants_progress())?;
+        let every = every.filter(|every| !every.is_zero() && request.wants_progress())?;
         Some(Self {
             request: Arc::clone(request),
             every,
@@ -45,11 +45,12 @@ impl Heartbeat {
         true
     }
 
-    /// The sign of life that is due.
-    pub(super) fn beat(&mut self) -> Option<Bytes> {
+    /// The sign of life that is due. `ahead` is how many calls are in front while it waits for a place.
+    pub(super) fn beat(&mut self, ahead: Option<usize>) -> Option<Bytes> {
         self.due = Instant::now() + self.every;
         self.told = (self.told + STEP).max(self.told.next_up());
         self.beaten = true;
-        serve::still_there(&self.request, self.told)
+        let message = ahead.map(|ahead| format!("waiting for a place: {ahead} ahead"));
+        serve::still_there(&self.request, self.told, message.as_deref())
     }
 }

@@ -1,11 +1,12 @@
 //! What is known of one call while it is under way, and the two hooks where it is written down: before anything is
 //! sent to an upstream, and after the end.
 
-use crate::{telemetry::Telemetry, time::Clock};
+use super::admit::Place;
+use crate::{conversation::random_byte, telemetry::Telemetry, time::Clock};
 use seawall_proto::{Fault, Reply, Request, Stage};
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,6 +27,11 @@ pub struct Journal {
     pub known: bool,
     /// The deadline of the work.
     pub clock: Clock,
+    /// Its place in the line, while it waits for one.
+    pub place: Place,
+    number: u64,
+    /// The record of the call whose work this one shares.
+    follows: OnceLock<Arc<Self>>,
     stage: AtomicU8,
     dispatched: AtomicBool,
     dropped: AtomicU64,
@@ -51,8 +57,31 @@ impl Journal {
         known: bool,
         clock: Clock,
     ) -> Self {
-        let (stage, dispatched, dropped) = (AtomicU8::new(0), AtomicBool::new(false), AtomicU64::new(0));
-        Self { caller, upstream, tool, request, known, clock, stage, dispatched, dropped }
+        Self {
+            caller,
+            upstream,
+            tool,
+            request,
+            known,
+            clock,
+            place: Place::default(),
+            number: number(),
+            follows: OnceLock::new(),
+            stage: AtomicU8::new(0),
+            dispatched: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The call's id: 16 hexadecimal digits, which no other call of this run has, nor in all likelihood one of another.
+    pub fn id(&self) -> Arc<str> {
+        Arc::from(format!("{:016x}", self.number))
+    }
+
+    /// Shares the work of another call from now on: how far that is, this one is.
+    pub fn follow(&self, first: &Arc<Self>) {
+        // A call joins one flight and stays in it.
+        let _ = self.follows.set(Arc::clone(first));
     }
 
     /// The call has come to `stage`.
@@ -63,6 +92,9 @@ impl Journal {
 
     /// How far the call has come.
     pub fn stage(&self) -> Stage {
+        if let Some(first) = self.follows.get() {
+            return first.stage();
+        }
         STAGES[usize::from(self.stage.load(Ordering::Relaxed))]
     }
 
@@ -79,7 +111,14 @@ impl Journal {
 
     /// Whether the upstream may have acted.
     pub fn may_have_run(&self) -> bool {
-        self.dispatched.load(Ordering::Acquire)
+        self.follows
+            .get()
+            .map_or_else(|| self.dispatched.load(Ordering::Acquire), |first| first.may_have_run())
+    }
+
+    /// How many calls are in front of it in the line, while it waits for a place.
+    pub fn ahead(&self) -> Option<usize> {
+        self.follows.get().map_or_else(|| self.place.ahead(), |first| first.ahead())
     }
 
     /// An event was dropped because its caller did not read.
@@ -110,4 +149,12 @@ impl Journal {
     pub fn elapsed(&self) -> Duration {
         self.clock.elapsed()
     }
+}
+
+/// Numbers of calls: one after the other, from one that was drawn by lot.
+fn number() -> u64 {
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next =
+        NEXT.get_or_init(|| AtomicU64::new(u64::from_be_bytes(std::array::from_fn(|_| random_byte()))));
+    next.fetch_add(1, Ordering::Relaxed)
 }

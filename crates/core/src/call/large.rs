@@ -177,10 +177,10 @@ impl Gateway {
 
     /// Answers a request for a part of what was kept of a result.
     pub(super) fn read_result(self: &Arc<Self>, call: Call) -> Answer {
-        let (answer, work) = Answer::own();
+        let (answer, mut work) = Answer::own();
         let this = Arc::clone(self);
         self.life.spawn(Task::Attempt, async move {
-            work.end(Event::End(this.part_of_result(&call).await));
+            drop(work.end(Event::End(this.part_of_result(&call).await)));
         });
         answer
     }

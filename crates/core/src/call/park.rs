@@ -69,13 +69,15 @@ impl fmt::Debug for Parking {
 impl Gateway {
     /// Keeps a call whose upstream asks its caller something; the reply ends the request and says what is asked.
     pub fn park(&self, caller: &Caller, request: &Arc<Request>, answer: Answer, ask: Ask) -> Reply {
+        // As long as its work may go on: its clock stands still for the question at most so long.
+        let time = answer.journal().map(|journal| journal.clock.left() + journal.clock.ask_left());
         let parked = Parked {
             answer,
             question: ask.message,
             reply: ask.reply,
             caller: Arc::clone(&caller.name),
             about: about(request),
-            until: Instant::now() + ASK_LIMIT + OVER,
+            until: Instant::now() + time.unwrap_or(ASK_LIMIT) + OVER,
         };
         self.parking.keep(random_id(), request, parked)
     }

@@ -105,7 +105,6 @@ impl Tool {
             listed: accepted.declared_as(&self.public, upstream),
             public: Arc::clone(&self.public),
             effects,
-            timeout: self.timeout,
             validator: OnceLock::new(),
             hash: OnceLock::new(),
             declared: accepted,

@@ -10,10 +10,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::raw::{Document, Faults, Item, Place, Section, closest};
 use super::{Caller, Client, Config, ConfigFault, DEFAULT, Group, Note, Source, Sources};
-use super::{address, foreign, limits, servers, values};
+use super::{address, foreign, limits, servers, terms, timeouts, values};
 
 /// The keys that a variable overrides: `limits.total` is `SEAWALL_LIMITS_TOTAL`.
-const SCALARS: [&str; 12] = [
+const SCALARS: [&str; 23] = [
     "listen",
     "state",
     "grace",
@@ -26,6 +26,17 @@ const SCALARS: [&str; 12] = [
     "limits.session_idle",
     "limits.message",
     "limits.processes",
+    "limits.preset",
+    "limits.conversation_share",
+    "limits.count_unnamed",
+    "limits.detached",
+    "limits.detached_caller",
+    "limits.cache",
+    "limits.idempotency",
+    "limits.rate",
+    "timeouts.daemon",
+    "timeouts.bridge",
+    "timeouts.client",
 ];
 
 /// Variables of ours that are no keys: a client's token, what is logged, and where the file is.
@@ -72,9 +83,11 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     // With those whose own tables are at fault, which is no fault of a group that names them.
     let mut known: Vec<String> = own_servers.names().into_iter().map(str::to_owned).collect();
     let limit_table = root.take_section("limits", &mut faults);
+    let timeout_table = root.take_section("timeouts", &mut faults);
     root.finish(&[("mcpServers", "servers stand under [servers.NAME]")], &mut faults);
 
     let limits = limits::limits(limit_table, &mut overrides, readable, &mut faults);
+    let times = timeouts::read(timeout_table, &mut overrides, &mut faults);
     if let Some(listen) = &listen
         && readable
         && !listen.value.ip().to_canonical().is_loopback()
@@ -90,10 +103,13 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
     let callers = callers(caller_tables, &mut faults);
     let clients = clients(client_tables, &mut faults);
     let surroundings = servers::Surroundings { environment: sources.environment, base: &sources.base };
-    let mut upstreams = servers::servers(own_servers, &surroundings, &mut faults);
+    let named = servers::Named { classes: &times.classes, providers: &limits.providers };
+    let (mut upstreams, bounds) =
+        servers::servers(own_servers, &surroundings, &named, &mut faults, &mut notes);
     foreign::join(&mut upstreams, sources, listen, &mut faults, &mut notes);
     known.extend(upstreams.iter().map(|upstream| upstream.name.clone()));
     let groups = groups(group_tables, &known, &mut faults);
+    let timeouts = timeouts::settle(times, &upstreams, &bounds, readable, &mut faults);
 
     if !faults.is_empty() {
         let rank = |fault: &ConfigFault| {
@@ -114,6 +130,7 @@ pub fn lower(sources: &Sources<'_>) -> Result<(Config, Vec<Note>), Vec<ConfigFau
         clients,
         groups,
         limits,
+        timeouts,
         grace: grace.map_or(Duration::from_secs(10), |given| given.value),
     };
     Ok((config, notes))
@@ -226,6 +243,7 @@ fn callers(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Caller> {
         }
         let token = section.take("token").map(Item::hidden);
         let tools = section.take("tools");
+        let rate = section.take("rate").and_then(|item| terms::rate(&item, faults));
         let place = section.place();
         section.finish(&[], faults);
         let tools = if tools.is_some() { names(tools, pattern, faults) } else { vec!["*".to_owned()] };
@@ -239,7 +257,7 @@ fn callers(tables: Vec<(&str, Item<'_>)>, faults: &mut Faults) -> Vec<Caller> {
             let message = format!("the token of caller `{}` as well: give each its own", other.name);
             token.refuse(faults, message);
         }
-        callers.push(Caller { name: name.to_owned(), token_sha256, tools });
+        callers.push(Caller { name: name.to_owned(), token_sha256, tools, rate });
     }
     callers
 }

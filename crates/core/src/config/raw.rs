@@ -176,7 +176,7 @@ impl<'a> Section<'a> {
 }
 
 /// A key as it must be written in a path.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { format!("{name:?}") }
 }
@@ -265,9 +265,15 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// True or false, also where a variable holds it as text.
     pub(super) fn flag(&self, faults: &mut Faults) -> Option<bool> {
-        if let Value::Toml(DeValue::Boolean(flag)) = self.value {
-            return Some(*flag);
+        let flag = match self.value {
+            Value::Variable(text) => text.trim().parse().ok(),
+            Value::Toml(DeValue::Boolean(flag)) => Some(*flag),
+            Value::Toml(_) => None,
+        };
+        if flag.is_some() {
+            return flag;
         }
         self.refuse(faults, format!("{} is neither true nor false: write one of them", self.shown()));
         None

@@ -7,8 +7,10 @@ use std::path::Path;
 use seawall_proto::era::Pin;
 
 use super::expand::{Expanded, expand};
-use super::raw::{Faults, Item, Section};
-use super::{Effects, Kind, OAuth, Secret, Sharing, ToolConfig, Transport, Upstream};
+use super::raw::{Faults, Item, Section, closest, quoted};
+use super::terms::{self, Classes};
+use super::timeouts::Bounds;
+use super::{Effects, Kind, Note, OAuth, Secret, Sharing, ToolConfig, Transport, Upstream};
 use super::{address, pool, values};
 
 /// What the strings of servers are read with.
@@ -16,6 +18,13 @@ pub(super) struct Surroundings<'a> {
     pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
     /// What relative paths are resolved against.
     pub(super) base: &'a Path,
+}
+
+/// What servers refer to by name.
+pub(super) struct Named<'a> {
+    pub(super) classes: &'a Classes,
+    /// The limits of providers.
+    pub(super) providers: &'a BTreeMap<String, usize>,
 }
 
 /// Words that other programs use, and what to write here.
@@ -32,6 +41,10 @@ const REMEDIES: [(&str, &str); 11] = [
     ("tool_timeout_sec", "write `timeout` with a unit, such as \"50s\""),
     ("max_concurrency", "write `limit`"),
 ];
+
+/// Keys that a server has and a tool has not.
+const OF_THE_SERVER: [(&str, &str); 3] = [("retries", FOR_ALL), ("breaker", FOR_ALL), ("provider", FOR_ALL)];
+const FOR_ALL: &str = "a server has it for all its tools: write it in the server's own table";
 
 /// The least that results can be limited to, in bytes: what is said of the rest takes most of it.
 pub const LEAST_RESULT: usize = 1 << 10;
@@ -63,13 +76,15 @@ pub(super) fn fold(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
 }
 
-/// Reads all servers of the own file.
+/// Reads all servers of the own file, with what was written of the times around the tools of those that are used.
 pub(super) fn servers(
     section: Section<'_>,
     surroundings: &Surroundings<'_>,
+    named: &Named<'_>,
     faults: &mut Faults,
-) -> Vec<Upstream> {
-    let mut upstreams = Vec::new();
+    notes: &mut Vec<Note>,
+) -> (Vec<Upstream>, Vec<Bounds>) {
+    let (mut upstreams, mut bounds) = (Vec::new(), Vec::new());
     let mut folded: BTreeMap<String, (&str, usize)> = BTreeMap::new();
     for (name, item) in section.named() {
         if !good_name(name) {
@@ -85,16 +100,26 @@ pub(super) fn servers(
             folded.insert(fold(name), (name, item.place.line));
         }
         let Some(section) = item.section(faults) else { continue };
-        let mut reader = Reader { surroundings, faults: &mut *faults, needs: Vec::new() };
+        let mut reader = Reader {
+            surroundings,
+            named,
+            faults: &mut *faults,
+            notes: &mut *notes,
+            bounds: &mut bounds,
+            needs: Vec::new(),
+        };
         upstreams.extend(reader.server(name, section));
     }
-    upstreams
+    (upstreams, bounds)
 }
 
 /// Reads one server and gathers what it needs.
 struct Reader<'r, 's> {
     surroundings: &'r Surroundings<'s>,
+    named: &'r Named<'s>,
     faults: &'r mut Faults,
+    notes: &'r mut Vec<Note>,
+    bounds: &'r mut Vec<Bounds>,
     needs: Vec<String>,
 }
 
@@ -106,11 +131,12 @@ impl Reader<'_, '_> {
             item.refuse(self.faults, USELESS_ON_COMMAND);
         }
         let oauth = oauth.and_then(|item| self.oauth(&item, kind.as_ref()));
-        let faults = &mut *self.faults;
+        let provider = section.take("provider").and_then(|item| self.provider(&item));
+        let (faults, classes) = (&mut *self.faults, self.named.classes);
         let enabled = section.take("enabled").and_then(|item| item.flag(faults));
         let sharing = section.take("sharing").and_then(|item| sharing(&item, faults));
         let era = section.take("era").and_then(|item| era(&item, faults));
-        let timeout = section.take("timeout").and_then(|item| values::some_time(&item, faults));
+        let timeout = section.take("timeout").and_then(|item| values::given_duration(item, faults));
         let start_timeout = section.take("start_timeout").and_then(|item| values::some_time(&item, faults));
         let list_timeout = section.take("list_timeout").and_then(|item| values::some_time(&item, faults));
         let limit = section.take("limit").and_then(|item| values::count(&item, 1, faults));
@@ -123,8 +149,16 @@ impl Reader<'_, '_> {
         let pin = section.take("pin").and_then(|item| item.flag(faults));
         let result_limit = section.take("result_limit").and_then(|item| result_limit(&item, faults));
         let pool = pool::pool(&mut section, kind.as_ref(), faults);
-        let tools = tools(section.take_section("tools", faults), faults);
+        let retries = section.take("retries").and_then(|item| terms::retries(&item, faults));
+        let breaker = section.take("breaker").and_then(|item| terms::breaker(&item, faults));
+        let terms::Read { terms, class, attempt } = terms::read(&mut section, classes, faults);
+        let (tools, of_tools) = tools(section.take_section("tools", faults), classes, faults);
         section.finish(&REMEDIES, faults);
+        if enabled.unwrap_or(true) {
+            let own = Bounds { attempt, timeout: timeout.clone() };
+            self.bounds.extend(of_tools.into_iter().map(|of_tool| of_tool.or(&own)));
+            self.bounds.push(own);
+        }
 
         let plain = Upstream::new(name.to_owned(), kind?);
         Some(Upstream {
@@ -133,10 +167,15 @@ impl Reader<'_, '_> {
             oauth,
             sharing: sharing.unwrap_or(plain.sharing),
             era: era.unwrap_or(plain.era),
-            timeout: timeout.unwrap_or(plain.timeout),
+            timeout: timeout.map_or(plain.timeout, |given| given.value),
             start_timeout: start_timeout.unwrap_or(plain.start_timeout),
             list_timeout: list_timeout.unwrap_or(plain.list_timeout),
             limit: limit.and_then(NonZeroUsize::new),
+            provider,
+            terms,
+            class,
+            retries: retries.unwrap_or(plain.retries),
+            breaker: breaker.unwrap_or(plain.breaker),
             trust_hints: trust_hints.unwrap_or(plain.trust_hints),
             tools,
             stop_grace: stop_grace.unwrap_or(plain.stop_grace),
@@ -145,6 +184,24 @@ impl Reader<'_, '_> {
             pool,
             ..plain
         })
+    }
+
+    fn provider(&mut self, item: &Item<'_>) -> Option<String> {
+        let name = item.text("\"glm\"", self.faults)?;
+        let known = self.named.providers;
+        if name.is_empty() {
+            item.refuse(
+                self.faults,
+                "\"\" is no provider: write a name of [limits.providers], or leave it out",
+            );
+        } else if !known.contains_key(name) {
+            let message = match closest(name, known.keys().map(String::as_str)) {
+                Some(meant) => format!("{} has no limit: did you mean {meant:?}?", item.shown()),
+                None => format!("has no effect before `limits.providers.{}` limits it", quoted(name)),
+            };
+            self.notes.push(item.place.note(message));
+        }
+        Some(name.to_owned())
     }
 
     fn kind(&mut self, section: &mut Section<'_>) -> Option<Kind> {
@@ -374,18 +431,34 @@ fn era(item: &Item<'_>, faults: &mut Faults) -> Option<Pin> {
     pin
 }
 
-fn tools(section: Section<'_>, faults: &mut Faults) -> BTreeMap<String, ToolConfig> {
+/// Reads what is known about single tools, with what was written of the times around them.
+fn tools(
+    section: Section<'_>,
+    classes: &Classes,
+    faults: &mut Faults,
+) -> (BTreeMap<String, ToolConfig>, Vec<Bounds>) {
     let words = [("none", Effects::None), ("idempotent", Effects::Idempotent), ("writes", Effects::Writes)];
-    let mut tools = BTreeMap::new();
+    let (mut tools, mut bounds) = (BTreeMap::new(), Vec::new());
     for (name, item) in section.named() {
         let Some(mut section) = item.section(faults) else { continue };
         let effects = section.take("effects").and_then(|item| values::choice(&item, &words, faults));
-        let timeout = section.take("timeout").and_then(|item| values::some_time(&item, faults));
+        let timeout = section.take("timeout").and_then(|item| values::given_duration(item, faults));
+        let limit = section.take("limit").and_then(|item| values::count(&item, 1, faults));
         let result_limit = section.take("result_limit").and_then(|item| result_limit(&item, faults));
-        section.finish(&[], faults);
-        tools.insert(name.to_owned(), ToolConfig { effects, timeout, result_limit });
+        let terms::Read { terms, class, attempt } = terms::read(&mut section, classes, faults);
+        section.finish(&OF_THE_SERVER, faults);
+        let tool = ToolConfig {
+            effects,
+            timeout: timeout.as_ref().map(|given| given.value),
+            limit: limit.and_then(NonZeroUsize::new),
+            terms,
+            class,
+            result_limit,
+        };
+        bounds.push(Bounds { attempt, timeout });
+        tools.insert(name.to_owned(), tool);
     }
-    tools
+    (tools, bounds)
 }
 
 fn result_limit(item: &Item<'_>, faults: &mut Faults) -> Option<usize> {

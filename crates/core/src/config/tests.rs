@@ -6,6 +6,8 @@ use super::*;
 
 mod foreign_files;
 mod pool;
+mod terms;
+mod timeouts;
 
 /// What a test may give besides the own file.
 #[derive(Default)]
@@ -124,6 +126,8 @@ fn every_key_of_the_daemon_has_an_effect() {
         session_idle: Duration::from_secs(5400),
         message: 512 * 1024,
         processes: 9,
+        conversation_share: 1.0,
+        ..Config::default_for(PathBuf::new()).limits
     };
     assert_eq!(config.limits, limits);
 }
@@ -170,7 +174,7 @@ fn every_key_of_a_program_has_an_effect() {
     let now = ToolConfig {
         effects: Some(Effects::None),
         timeout: Some(Duration::from_secs(1)),
-        result_limit: None,
+        ..ToolConfig::default()
     };
     assert_eq!(upstream.tools["now"], now);
     assert_eq!(upstream.tools["set zone"].effects, Some(Effects::Idempotent));
@@ -348,15 +352,10 @@ fn durations_need_units_and_sense() {
     }
     refused("grace = \"9000h\"", "seawall.toml:1: grace:", &["a year", "8760h"]);
     assert_eq!(config("grace = \"1h30m5s250ms\"").grace, Duration::from_millis(5_405_250));
-    for key in ["timeout", "start_timeout", "list_timeout"] {
+    for key in ["start_timeout", "list_timeout"] {
         let text = format!("[servers.x]\ncommand = \"a\"\n{key} = \"0s\"");
         refused(&text, &format!("seawall.toml:3: servers.x.{key}: \"0s\""), &["write how long", "\"24h\""]);
     }
-    refused(
-        "[servers.x]\ncommand = \"a\"\n[servers.x.tools.t]\ntimeout = \"0ms\"",
-        "seawall.toml:4: servers.x.tools.t.timeout: \"0ms\"",
-        &["write how long"],
-    );
 }
 
 #[test]
@@ -586,6 +585,8 @@ fn variables_of_ours_override_keys() {
         session_idle: Duration::from_secs(120),
         message: 1 << 20,
         processes: 7,
+        conversation_share: 0.25,
+        ..Config::default_for(PathBuf::new()).limits
     };
     assert_eq!(config.limits, limits);
 }

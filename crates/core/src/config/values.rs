@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lower::Given;
 use super::raw::{Faults, Item, closest};
 
 /// The longest time that may be written. It keeps every sum of a point in time and a duration representable.
@@ -66,6 +67,11 @@ pub(super) fn duration(item: &Item<'_>, faults: &mut Faults) -> Option<Duration>
             None
         }
     }
+}
+
+/// A duration, zero included, and where it stands.
+pub(super) fn given_duration(item: Item<'_>, faults: &mut Faults) -> Option<Given<Duration>> {
+    Some(Given { value: duration(&item, faults)?, place: item.place })
 }
 
 /// A duration that is not zero.
@@ -133,6 +139,15 @@ pub(super) fn part_of_one(item: &Item<'_>, faults: &mut Faults) -> Option<f64> {
             None
         }
     }
+}
+
+/// A number from 0 to 1.
+pub(super) fn part_or_nothing(item: &Item<'_>, faults: &mut Faults) -> Option<f64> {
+    let part = item.number().filter(|part| (0.0..=1.0).contains(part));
+    if part.is_none() {
+        item.refuse(faults, format!("{} is not a part of one: write a number from 0 to 1", item.shown()));
+    }
+    part
 }
 
 /// One of a few words.

@@ -1,7 +1,7 @@
 //! Which calls may share an instance.
 
 use super::{Owner, Wanted};
-use crate::{config::Sharing, list};
+use crate::{call::cache::copied, config::Sharing, list};
 use seawall_proto::{Raw, era::EraKey};
 use std::{fmt, sync::Arc};
 
@@ -78,6 +78,30 @@ impl InstanceKey {
             Isolation::Caller(name) => Owner { conversation: None, caller: Some(Arc::clone(name)) },
             Isolation::Everyone | Isolation::Call(_) => Owner::default(),
         }
+    }
+}
+
+/// Which calls share an instance, as far as others need to know: those whose keys are equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ShareKey {
+    upstream: Arc<str>,
+    instance: InstanceKey,
+}
+
+impl ShareKey {
+    pub(super) fn new(upstream: &Arc<str>, instance: InstanceKey) -> Self {
+        Self { upstream: Arc::clone(upstream), instance }
+    }
+
+    /// The same apart from the request it was made for, and how many bytes it holds.
+    pub(crate) fn apart(mut self) -> (Self, usize) {
+        self.instance.fingerprint = self.instance.fingerprint.as_ref().map(copied);
+        let whose = match &self.instance.isolation {
+            Isolation::Everyone => 0,
+            Isolation::Caller(name) | Isolation::Conversation(name) | Isolation::Call(name) => name.len(),
+        };
+        let client = self.instance.fingerprint.as_ref().map_or(0, |client| client.bytes().len());
+        (self, whose + client)
     }
 }
 

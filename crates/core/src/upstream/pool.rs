@@ -11,7 +11,7 @@ mod tend;
 use super::{
     Broadcast, Connector, Failure, Instance, Lost, Plan, Sent, Upstream, Wanted,
     brake::{Brake, Braked, LASTING},
-    keys::{InstanceKey, Isolation},
+    keys::{InstanceKey, Isolation, ShareKey},
     stdio,
 };
 use crate::{
@@ -25,7 +25,7 @@ use seawall_proto::era::Spoken;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -614,8 +614,10 @@ impl Upstream {
 
     /// How long a call can be under way, questions to its caller included; a stream of changes may be longer.
     fn longest_call(&self) -> Duration {
-        let tools = self.config.tools.values().filter_map(|tool| tool.timeout);
-        tools.fold(self.config.timeout, Duration::max) + ASK_LIMIT
+        let tools = self.config.tools.values();
+        let asks = tools.filter_map(|tool| tool.terms.ask_limit).chain(self.config.terms.ask_limit);
+        let longest = *self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        longest + asks.fold(ASK_LIMIT, Duration::max)
     }
 
     /// Tells the brake of an instance that was found ended, unless it is ended on purpose or has been told already.
@@ -641,6 +643,15 @@ impl Upstream {
         if matches!(self.connector, Connector::Stdio(_)) {
             self.lock().brake.ended(Instant::now(), Duration::ZERO, chance());
         }
+    }
+
+    /// Which other calls would have the same instance as this one; `None` where each has its own.
+    pub(crate) fn share_key(&self, wanted: &Wanted) -> Option<ShareKey> {
+        if self.sharing() == Sharing::Call {
+            return None;
+        }
+        let (key, _) = self.key_for(&self.lock(), wanted);
+        Some(ShareKey::new(self.name(), key))
     }
 
     fn key_for(&self, state: &State, wanted: &Wanted) -> (InstanceKey, Isolation) {

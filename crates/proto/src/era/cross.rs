@@ -163,6 +163,13 @@ impl Request {
         self.with_members(&[("inputResponses", Some(&answers)), ("requestState", state.map(Raw::as_str))])
     }
 
+    /// Whether its caller wants to hear of a log message that was said about an equal request. One that says with each
+    /// request what it wants hears nothing else; to any other it may be said.
+    pub fn wants_log(&self, body: &Bytes) -> bool {
+        self.wire.kind != Kind::Modern
+            || Message::parse(body.clone()).is_ok_and(|message| wants_log(self, &message))
+    }
+
     /// The same request without answers, for an upstream that takes none; `None` where it has none.
     pub(super) fn without_input(&self) -> Option<Self> {
         let params = self.message.params()?;

@@ -152,3 +152,22 @@ fn answers_that_make_a_message_none_may_send_are_no_request() {
     let answers = [("who".to_owned(), Raw::parse(deep.into()).unwrap())];
     assert!(request.with_input(&answers, None).is_none());
 }
+
+#[test]
+fn a_modern_caller_hears_of_the_log_what_it_asked_for_and_any_other_hears_all() {
+    let said = |level: &str| {
+        let params = json!({"level": level, "data": "x"});
+        let said = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params});
+        Bytes::from(said.to_string())
+    };
+    let plain = json!({"name": "t"});
+    let wants = json!({"name": "t", "_meta": {(META_LOG_LEVEL): "warning"}});
+    for (kind, params, heard) in [
+        (Kind::Modern, &plain, [false, false]),
+        (Kind::Modern, &wants, [false, true]),
+        (Kind::Legacy, &plain, [true, true]),
+    ] {
+        let request = request(kind, &json!({}), params);
+        assert_eq!(["info", "error"].map(|level| request.wants_log(&said(level))), heard);
+    }
+}

@@ -229,8 +229,8 @@ impl Peer {
         );
         if self.wire.kind == Kind::Modern {
             // A caller of this era has sent them itself, and they were checked.
-            let sent =
-                if request.wire.kind == Kind::Modern { request.parameters.clone() } else { parameters };
+            let has_sent = request.wire.kind == Kind::Modern && !request.no_era;
+            let sent = if has_sent { request.parameters.clone() } else { parameters };
             headers.extend(sent.into_iter().map(|(name, value)| (Cow::Owned(name), Cow::Owned(value))));
         }
         Ok(Outgoing { body: splice(message.body(), edits), headers })
@@ -309,6 +309,9 @@ impl Peer {
             (Kind::Modern, Some("task")) => ReplyKind::Task,
             _ => ReplyKind::Result,
         };
+        if request.no_era {
+            return Reply { body: response.answering(id.as_str(), None), kind };
+        }
         let text = as_text(&members);
         let text = text.as_deref().map(|text| ("content", Some(text)));
         let crossed = match (self.wire.kind, request.wire.kind) {

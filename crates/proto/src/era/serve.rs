@@ -317,7 +317,7 @@ fn tagged(request: &Request, method: &str, filter: Option<serde_json::Value>) ->
 /// Checks the `Mcp-Param-*` headers of a request that stands alone against the arguments they repeat
 /// (2026-07-28, basic/transports); gives the refusal where they differ.
 pub fn check_parameters(request: &Request, annotated: &[(Arc<str>, Arc<str>)]) -> Option<Reply> {
-    if request.wire.kind == Kind::Legacy || annotated.is_empty() {
+    if request.wire.kind == Kind::Legacy || request.no_era || annotated.is_empty() {
         return None;
     }
     let arguments = request.arguments();
@@ -378,12 +378,13 @@ pub fn progress(notification: &Bytes) -> Option<f64> {
 }
 
 /// Progress that tells no more than that a request is still being worked on, with its own token.
-pub fn still_there(request: &Request, progress: f64) -> Option<Bytes> {
+pub fn still_there(request: &Request, progress: f64, message: Option<&str>) -> Option<Bytes> {
     let token =
         std::str::from_utf8(&request.message.body()[request.progress_token.clone()?]).ok()?.to_owned();
+    let message = message.map_or_else(String::new, |message| format!(r#","message":{}"#, json!(message)));
     Some(
         format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{}}}}}"#,
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{}{message}}}}}"#,
             json!(progress)
         )
         .into(),

@@ -2,8 +2,9 @@
 
 use super::{ConfigArguments, Exit, Failure, sources};
 use clap::Args;
-use seawall_core::config::{Kind, Sharing};
-use serde_json::json;
+use seawall_core::config::{Chain, Config, Kind, Link, Preset, Sharing, Upstream, chain};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Check the configuration and print what it comes to.
 #[derive(Debug, Args)]
@@ -36,7 +37,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
                     "enabled": server.enabled,
                     "needs": server.needs,
                     "sharing": sharing(server.sharing),
-                    "timeout_ms": u64::try_from(server.timeout.as_millis()).unwrap_or(u64::MAX),
+                    "timeout_ms": milliseconds(config.timeout_of(server, None)),
+                    "chain": chain(config, server, None).to_json(),
+                    "tools": tools(config, server),
                 })
             })
             .collect();
@@ -45,6 +48,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let object = json!({
             "listen": config.listen.to_string(), "state": config.state, "callers": callers,
             "servers": servers, "notes": notes,
+            "chain": config.timeouts.outer().iter().map(Link::to_json).collect::<Value>(),
             "groups": config.groups.iter().map(|group| json!({
                 "name": group.name, "servers": group.servers, "tools": group.tools,
             })).collect::<Vec<_>>(),
@@ -59,12 +63,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     say!("state    {}", config.state.display());
     let limits = &config.limits;
     say!(
-        "limits   total {}, caller {}, conversation {}, queue {}; one server holds at most {:.0} % of each",
+        "limits   {}total {}, caller {}, conversation {}, queue {}; \
+         one server holds at most {:.0} % of each, {:.0} % of \
+         a conversation's",
+        match limits.preset {
+            Some(Preset::Dev) => "preset dev: ",
+            Some(Preset::Prod) => "preset prod: ",
+            None => "",
+        },
         limits.total,
         limits.caller,
         limits.conversation,
         limits.queue,
-        limits.share * 100.0
+        limits.share * 100.0,
+        limits.conversation_share * 100.0
     );
     if config.callers.is_empty() {
         say!("callers  none: whoever reaches the loopback address may call");
@@ -76,17 +88,76 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         let state = if !server.enabled {
             String::from("disabled")
         } else if server.needs.is_empty() {
-            format!("timeout {:?}", server.timeout)
+            format!("timeout {:?}", config.timeout_of(server, None))
         } else {
             format!("not started: needs {}", server.needs.join(", "))
         };
         say!("server   {} ({}): {}; {state}", server.name, kind(&server.kind), sharing(server.sharing));
+    }
+    for line in chain_lines(config) {
+        say!("chain    {line}");
     }
     for group in &config.groups {
         say!("group    {}: {}; tools {}", group.name, group.servers.join(", "), group.tools.join(", "));
     }
     say!("The configuration is good.");
     Ok(Exit::Done)
+}
+
+/// The tools of a server that have time-outs of their own.
+fn tools(config: &Config, server: &Upstream) -> Value {
+    let all = chain(config, server, None);
+    let own = server.tools.keys().map(|tool| (tool, chain(config, server, Some(tool.as_str()))));
+    own.filter(|(_, own)| *own != all)
+        .map(|(tool, own)| json!({"name": tool, "chain": own.to_json()}))
+        .collect()
+}
+
+/// The different chains of time-outs, each after whose they are; their links stand below each other.
+fn chain_lines(config: &Config) -> Vec<String> {
+    let mut chains: Vec<(String, Chain)> = Vec::new();
+    let mut add = |name: String, chain: Chain| match chains.iter_mut().find(|(_, known)| *known == chain) {
+        Some((names, _)) => {
+            names.push_str(", ");
+            names.push_str(&name);
+        }
+        None => chains.push((name, chain)),
+    };
+    for server in config.upstreams.iter().filter(|server| server.enabled) {
+        let all = chain(config, server, None);
+        add(server.name.clone(), all.clone());
+        for tool in server.tools.keys() {
+            let own = chain(config, server, Some(tool.as_str()));
+            if own != all {
+                add(format!("{}__{tool}", server.name), own);
+            }
+        }
+    }
+    let rows: Vec<Vec<String>> = chains
+        .into_iter()
+        .map(|(names, chain)| [names + ":"].into_iter().chain(chain.links.iter().map(cell)).collect())
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..=5).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let padded = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+            let padded: Vec<String> = padded.collect();
+            format!("{} {}", padded[0], padded[1..].join(" < ")).trim_end().to_owned()
+        })
+        .collect()
+}
+
+/// A time-out with where it comes from.
+fn cell(link: &Link) -> String {
+    match link.value {
+        Some(value) => format!("{} {value:?} ({})", link.name, link.from),
+        None => format!("{} without limit ({})", link.name, link.from),
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn kind(kind: &Kind) -> &'static str {

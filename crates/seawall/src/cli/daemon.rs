@@ -100,6 +100,22 @@ impl DaemonClient {
         self.json(response).await
     }
 
+    /// GETs text of the daemon's own.
+    ///
+    /// # Errors
+    /// As [`DaemonClient::ask`], and when it is refused.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let response = self.send(self.request(Method::GET, path, Bytes::new())).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.gone(&error))?.to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        if !status.is_success() {
+            let text = format!("the daemon answered HTTP {status}: {}", text.trim());
+            return Err(Failure::new(Exit::Failed, text));
+        }
+        Ok(text.into_owned())
+    }
+
     /// Has the daemon do something, and gives what came of it.
     ///
     /// # Errors

@@ -42,16 +42,20 @@ fn lines(known: &Value) -> Vec<(&'static str, String)> {
     if let Some(why) = known["renamed"].as_str() {
         lines.push(("name", format!("changed: {why}")));
     }
-    let timeout = Duration::from_millis(known["timeout"]["ms"].as_u64().unwrap_or_default());
+    let timeout = time(&known["timeout"]["ms"]);
     let set = match text(&known["timeout"]["from"]) {
         "tool" => format!("set in [servers.{server}.tools.{own:?}]"),
         "server" => format!("set for server {server}"),
+        "daemon" => String::from("the daemon's own limit"),
+        "attempt" => String::from("1.5 times that of an attempt"),
         _ => String::from("the default"),
     };
     lines.push(("timeout", format!("{timeout:?}, {set}")));
+    lines.push(("chain", chain(&known["chain"])));
     lines.push(("effects", effects(&known["effects"], server, own)));
     lines.push(("sharing", sharing(text(&known["sharing"])).to_owned()));
     lines.push(("in flight", in_flight(known)));
+    lines.extend(terms(&known["terms"]));
     if let Some(limit) = known["result_limit"].as_u64() {
         lines.push(("result", format!("{limit} bytes at most; the rest of a larger one is behind a link")));
     }
@@ -77,6 +81,84 @@ fn lines(known: &Value) -> Vec<(&'static str, String)> {
         lines.push(("failure", format!("at {}: {}", text(&failure["stage"]), text(&failure["message"]))));
     }
     lines
+}
+
+/// The time-outs from the inside out, each with where it comes from.
+fn chain(links: &Value) -> String {
+    let link = |link: &Value| {
+        let (name, from) = (text(&link["link"]), text(&link["from"]));
+        match link["ms"].as_u64() {
+            Some(_) => format!("{name} {:?} ({from})", time(&link["ms"])),
+            None => format!("{name} without limit ({from})"),
+        }
+    };
+    let links: Vec<String> = links.as_array().into_iter().flatten().map(link).collect();
+    links.join(" < ")
+}
+
+/// On which terms calls of it are taken, a line each.
+fn terms(terms: &Value) -> Vec<(&'static str, String)> {
+    let from = |term: &str| format!("({})", text(&terms[term]["from"]));
+    let some = |term: &str| terms[term]["ms"].as_u64().filter(|ms| *ms > 0).map(Duration::from_millis);
+    let duplicates = match text(&terms["duplicates"]["value"]) {
+        "share" => "a call that equals one under way shares its answer",
+        "reject" => "a call that equals one under way is refused",
+        _ => "a call that equals one under way is made as well",
+    };
+    let (retries, breaker) = (&terms["retries"]["value"], &terms["breaker"]["value"]);
+    let percent = |part: &Value| part.as_f64().unwrap_or_default() * 100.0;
+    let retries = match retries["max"].as_u64() {
+        Some(0) => String::from("never"),
+        _ => format!(
+            "{} at most, the first after about {:?}, for {:.0} % of all calls and {} more",
+            retries["max"],
+            time(&retries["backoff_ms"]),
+            percent(&retries["budget"]),
+            retries["floor"]
+        ),
+    };
+    let breaker = if percent(&breaker["failures"]) == 0.0 {
+        String::from("none: calls are made however many failed")
+    } else {
+        format!(
+            "no calls for {:?} once {:.0} % of at least {} in {:?} failed",
+            time(&breaker["open_ms"]),
+            percent(&breaker["failures"]),
+            breaker["least"],
+            time(&breaker["window_ms"])
+        )
+    };
+    let heartbeat = match (some("heartbeat"), terms["heartbeat"]["ms"].is_null()) {
+        (Some(every), _) => format!("every {every:?}"),
+        (None, true) => String::from("as its client has it"),
+        (None, false) => String::from("none"),
+    };
+    let none = || String::from("none");
+    let cache = some("cache").map_or_else(none, |time| format!("results are kept for {time:?}"));
+    let rate = terms["rate"]["value"].as_str().map_or_else(none, |rate| format!("{rate} for each caller"));
+    let ask_limit = some("ask_limit").map_or_else(none, |time| format!("{time:?}"));
+    let mut lines = vec![
+        ("duplicates", format!("{duplicates} {}", from("duplicates"))),
+        ("cache", format!("{cache} {}", from("cache"))),
+        ("retries", format!("{retries} {}", from("retries"))),
+        ("breaker", format!("{breaker} {}", from("breaker"))),
+        ("rate", format!("{rate} {}", from("rate"))),
+        ("heartbeat", format!("{heartbeat} {}", from("heartbeat"))),
+        ("ask limit", format!("{ask_limit} {}", from("ask_limit"))),
+    ];
+    let learn = &terms["learn"]["value"];
+    if !learn.is_null() {
+        let (floor, ceiling) = (time(&learn["floor_ms"]), time(&learn["ceiling_ms"]));
+        let learned =
+            format!("attempts get {} times what they took, {floor:?} to {ceiling:?}", learn["factor"]);
+        lines.push(("learn", format!("{learned} {}", from("learn"))));
+    }
+    lines
+}
+
+/// A number of milliseconds as a time.
+fn time(ms: &Value) -> Duration {
+    Duration::from_millis(ms.as_u64().unwrap_or_default())
 }
 
 fn effects(effects: &Value, server: &str, own: &str) -> String {
@@ -117,14 +199,24 @@ fn in_flight(known: &Value) -> String {
         Some(limit) => format!("{limit} at its server"),
         None => String::from("no limit of its server's own"),
     };
+    if let Some(limit) = known["tool_limit"].as_u64() {
+        line = format!("{limit} of it, {line}");
+    }
+    if let Some(limit) = known["provider"]["limit"].as_u64() {
+        // Writing to a string does not fail.
+        let _ = write!(line, "; {limit} at provider {}", text(&known["provider"]["name"]));
+    }
+    let percent = |share: &str| limits[share].as_f64().unwrap_or_default() * 100.0;
     // Writing to a string does not fail.
     let _ = write!(
         line,
-        "; {} in all, {} per caller, {} per conversation, of each of which one server holds at most {:.0} %; {} may wait",
+        "; {} in all, {} per caller, {} per conversation, of which one server holds at most {:.0} %, {:.0} % of a \
+         conversation's; {} may wait",
         limits["total"],
         limits["caller"],
         limits["conversation"],
-        limits["share"].as_f64().unwrap_or_default() * 100.0,
+        percent("share"),
+        percent("conversation_share"),
         limits["queue"]
     );
     line

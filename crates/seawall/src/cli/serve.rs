@@ -5,7 +5,7 @@ use crate::serve::{self, Front};
 use clap::Args;
 use seawall_core::{
     Gateway,
-    config::Config,
+    config::{self, Config},
     life::Life,
     state::{self, State},
 };
@@ -117,6 +117,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
+    log_chains(&loaded.config);
     let upstreams = loaded.config.upstreams.len();
     let daemon = Daemon::start(loaded.config).await?;
     logging.write_calls(&daemon.gateway);
@@ -125,6 +126,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     tracing::info!("stopping");
     daemon.end(&mut signals).await;
     Ok(Exit::Done)
+}
+
+/// Tells the time-outs around the calls of each server that is used.
+fn log_chains(config: &Config) {
+    for server in config.upstreams.iter().filter(|server| server.enabled) {
+        tracing::info!("time-outs of server {:?}: {}", server.name, config::chain(config, server, None));
+    }
 }
 
 /// Takes a new configuration when its files change or at SIGHUP, whole or not at all, until told to stop.
@@ -156,7 +164,10 @@ async fn keep_up(
                 }
                 let config = Config { listen: old.listen, state: old.state.clone(), ..loaded.config };
                 match daemon.gateway.reload(&Arc::new(config)) {
-                    Ok(()) => tracing::info!("the configuration was read anew"),
+                    Ok(()) => {
+                        tracing::info!("the configuration was read anew");
+                        log_chains(&daemon.gateway.config());
+                    }
                     Err(faults) => tracing::error!("the old configuration stays: {}", faults.join("; ")),
                 }
                 files = loaded.files;

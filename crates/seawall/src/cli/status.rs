@@ -1,6 +1,6 @@
 //! `seawall status`: what the running daemon is at.
 
-use super::{DaemonArguments, Exit, Failure, daemon::DaemonClient};
+use super::{DaemonArguments, Exit, Failure, calls, daemon::DaemonClient};
 use clap::Args;
 use serde_json::Value;
 
@@ -9,6 +9,9 @@ use serde_json::Value;
 pub(crate) struct Arguments {
     #[command(flatten)]
     daemon: DaemonArguments,
+    /// Show who holds places and who waits for one, and how full each scope is.
+    #[arg(long)]
+    permits: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -16,6 +19,15 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let client = DaemonClient::find(&arguments.daemon).await?;
+    if arguments.permits {
+        let calls = client.get("/api/v1/calls").await?;
+        if arguments.json {
+            say!("{calls}");
+        } else {
+            calls::tables(&calls).iter().for_each(|line| say!("{line}"));
+        }
+        return Ok(Exit::Done);
+    }
     let status = client.get("/api/v1/status").await?;
     if arguments.json {
         say!("{status}");

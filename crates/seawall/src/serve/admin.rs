@@ -48,6 +48,14 @@ pub(super) async fn status(State(front): State<Arc<Front>>, request: Request) ->
     }
 }
 
+/// Who holds places, who waits for one, and how full each scope is.
+pub(super) async fn calls(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
+    match front.check(request.headers(), request.uri()) {
+        Ok(_) => *guard::json(StatusCode::OK, front.gateway.permits().to_string()),
+        Err(refusal) => *refusal,
+    }
+}
+
 pub(super) async fn restart(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,

@@ -24,10 +24,14 @@ use tokio::time::timeout;
 const SESSION: &str = "mcp-session-id";
 const CONVERSATION: &str = "seawall-session";
 const TIMEOUT: &str = "seawall-timeout-ms";
+const IDEMPOTENCY: &str = "idempotency-key";
 /// How long a call may go without an event before its answer becomes a stream.
 const PLAIN: Duration = Duration::from_secs(1);
 /// The size of a body in bytes up to which copying it is cheaper than keeping the buffer it came in.
 const SMALL: usize = 4096;
+/// The longest name of a conversation that a request may give, in bytes: it is kept as long as an instance of its own
+/// is, and shown wherever that is.
+pub(super) const LONGEST_NAME: usize = 255;
 /// How long a client may take to send a request's body.
 const BODY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -83,6 +87,8 @@ pub(super) struct Door {
     conversation: Option<Arc<str>>,
     /// The milliseconds its headers say that its caller waits.
     limit_ms: Option<u64>,
+    /// What its headers say makes the call safe to repeat.
+    idempotency: Option<Arc<str>>,
     /// Whether the client takes an answer as a stream.
     takes_streams: bool,
 }
@@ -105,6 +111,7 @@ impl Door {
             session: text(SESSION).map(Arc::from),
             conversation: text(CONVERSATION).map(Arc::from),
             limit_ms: text(TIMEOUT).and_then(|limit| limit.parse().ok()),
+            idempotency: idempotency_key(headers),
             takes_streams,
         }
     }
@@ -117,9 +124,13 @@ impl Door {
     ) -> Call {
         let asked = self.limit_ms.or_else(|| request.timeout_ms());
         let asked = asked.filter(|limit| *limit > 0).map(Duration::from_millis);
+        let calls_tool = request.method() == "tools/call";
         // Only calls of tools are given up by their clients' clocks while somebody works on them.
-        let profile = (request.method() == "tools/call")
-            .then(|| profile::of(request.face(), &self.front.gateway.config()));
+        let profile = calls_tool.then(|| profile::of(request.face(), &self.front.gateway.config()));
+        // A list may stand for several requests, and what else there is can be repeated as it is.
+        let idempotency = calls_tool
+            .then(|| self.idempotency.clone().or_else(|| request.idempotency_key().cloned()))
+            .flatten();
         Call {
             caller: Arc::clone(&self.caller),
             conversation,
@@ -128,6 +139,7 @@ impl Door {
             heartbeat: profile.and_then(|profile| profile.heartbeat),
             request,
             followed,
+            idempotency,
         }
     }
 
@@ -176,6 +188,14 @@ pub(super) async fn read(front: &Front, body: Body) -> Result<Bytes, Refusal> {
         Ok(Err(_)) => Err(guard::refuse(StatusCode::BAD_REQUEST, "the request broke off")),
         Err(_) => Err(guard::refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
     }
+}
+
+/// The key that the client gives in a header. One that is no text, or given twice, comes to something that cannot be a
+/// key: it must be refused, and not overlooked.
+fn idempotency_key(headers: &HeaderMap) -> Option<Arc<str>> {
+    let given = headers.get_all(IDEMPOTENCY).iter();
+    let keys: Vec<_> = given.map(|key| String::from_utf8_lossy(key.as_bytes())).collect();
+    (!keys.is_empty()).then(|| Arc::from(keys.join(", ")))
 }
 
 /// A body in memory of its own where it is small: a part of what was read with it would keep the connection's whole

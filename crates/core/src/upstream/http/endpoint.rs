@@ -16,7 +16,7 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use seawall_proto::{Message, sse::SseReader};
-use std::{borrow::Cow, path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 
 /// What a stream of events calls itself.
 pub(in crate::upstream) const STREAM: &str = "text/event-stream";
@@ -48,6 +48,8 @@ pub(in crate::upstream) struct Address<'a> {
 #[derive(Clone, Debug)]
 pub(in crate::upstream) struct Head {
     pub(in crate::upstream) status: StatusCode,
+    /// When another try makes sense, where it says so in seconds.
+    pub(in crate::upstream) retry_after: Option<Duration>,
     kind: Option<HeaderValue>,
     location: Option<HeaderValue>,
 }
@@ -55,8 +57,10 @@ pub(in crate::upstream) struct Head {
 impl Head {
     pub(in crate::upstream) fn of(response: &Response<Incoming>) -> Self {
         let value = |name: HeaderName| response.headers().get(name).cloned();
+        let seconds = value(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
         Self {
             status: response.status(),
+            retry_after: seconds.map(Duration::from_secs),
             kind: value(header::CONTENT_TYPE),
             location: value(header::LOCATION).filter(|_| response.status().is_redirection()),
         }
@@ -295,6 +299,7 @@ mod tests {
 
     fn head(status: u16, kind: Option<&'static str>, location: Option<&'static str>) -> Head {
         Head {
+            retry_after: None,
             status: StatusCode::from_u16(status).unwrap(),
             kind: kind.map(HeaderValue::from_static),
             location: location.map(HeaderValue::from_static),

@@ -170,7 +170,7 @@ impl Exchange {
                 Some(Step::Collecting(head, collecting)) => {
                     let (head, body) = (head.clone(), collecting.await);
                     self.step = None;
-                    let heard = plain(&head, &body?);
+                    let heard = plain(&head, &body?).map_err(|lost| self.busy(&head, lost));
                     if let Ok(Heard::Response(message)) = &heard
                         && head.status == StatusCode::BAD_REQUEST
                         && self.instance.session.is_some()
@@ -206,6 +206,15 @@ impl Exchange {
                 },
             }
         }
+    }
+
+    /// Notes whether the upstream takes no calls now, and until when: 429 says that it has not done this one, 503 does not.
+    fn busy(&mut self, head: &Head, lost: Lost) -> Lost {
+        let busy = matches!(head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        if head.status == StatusCode::TOO_MANY_REQUESTS {
+            self.sent = Sent::No;
+        }
+        Lost { busy, retry_after: head.retry_after.filter(|_| busy), sent: self.sent, ..lost }
     }
 
     /// The upstream does not know the session any more, so it did nothing; the next call opens another.

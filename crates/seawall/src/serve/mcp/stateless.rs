@@ -1,9 +1,14 @@
 //! Requests that stand alone: each answer is a body or a stream of its own, and closing it takes the call back.
 
-use super::{Door, first_event, last, plain};
-use crate::serve::{Front, guard::Refusal, stream};
+use super::{Door, LONGEST_NAME, first_event, last, plain};
+use crate::serve::{
+    Front,
+    guard::{self, Refusal},
+    stream,
+};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
+use http::StatusCode;
 use seawall_core::{
     call::{Answer, Call, park::Resumed},
     offer::Listener,
@@ -18,6 +23,10 @@ use std::sync::Arc;
 pub(super) async fn answer(door: Door, request: Arc<Request>) -> Result<Response<Body>, Refusal> {
     // A conversation's name is its caller's own: nobody else can mean the same one.
     let named = door.conversation.clone().or_else(|| request.conversation().cloned());
+    if named.as_ref().is_some_and(|name| name.len() > LONGEST_NAME) {
+        let text = format!("the name of a conversation may have {LONGEST_NAME} bytes");
+        return Err(guard::refuse(StatusCode::BAD_REQUEST, &text));
+    }
     let conversation = named.map(|name| Arc::from(format!("{}/{name}", door.caller.name)));
     let call = door.call(request, conversation, false);
     if serve::listens(&call.request) && door.front.gateway.arranges(&call) {
