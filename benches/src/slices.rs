@@ -128,8 +128,13 @@ pub(crate) async fn run(opts: Opts) -> Result<Value, String> {
         for kind in order {
             let mut misdeed = JoinSet::new();
             if kind == Kind::During {
+                // One after the other within a pause: clients that all call in the same moment are one client's loop, and
+                // not a crowd.
+                let apart = bad.pause / u32::try_from(opts.bad_clients.max(1)).unwrap_or(u32::MAX);
+                let mut wait = Duration::ZERO;
                 for session in bad_sessions(&place, opts.bad_clients).await? {
-                    misdeed.spawn(Arc::clone(&bad).go_on(session));
+                    misdeed.spawn(Arc::clone(&bad).go_on(session, wait));
+                    wait += apart;
                 }
             }
             sleep(settle).await;
@@ -210,8 +215,9 @@ impl Bad {
         session.call(&self.tool, &self.arguments).await.map(drop).map_err(|fail| ("", fail))
     }
 
-    /// Calls again and again, until it is dropped in the middle of a call.
-    async fn go_on(self: Arc<Self>, mut session: Session) {
+    /// Calls again and again after a first wait, until it is dropped in the middle of a call.
+    async fn go_on(self: Arc<Self>, mut session: Session, wait: Duration) {
+        sleep(wait).await;
         loop {
             self.ends.lock().expect("no panic holds it").begun += 1;
             let label = match self.call(&mut session).await {

@@ -436,6 +436,7 @@ pub(super) const ROWS: &[Row] = &[
         row: "agentgateway: session that the upstream has forgotten",
         class: Class::Lies,
         before: Some("forget_session"),
+        keys: "retries = { max = 1 }",
         starts: Starts::OnceMore,
         cells: &[on(&[LegacyHttp, Sse], HERE)],
         left_out: &[

@@ -31,8 +31,9 @@ async fn explained(daemon: &Daemon, tool: &str) -> Value {
 
 #[tokio::test]
 async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
-    let keys = "sharing = \"everyone\"\ntimeout = \"7s\"\nlimit = 3\n\n\
-                [servers.it.tools.hang]\ntimeout = \"2s\"\nresult_limit = \"4KiB\"\neffects = \"idempotent\"";
+    let keys = "sharing = \"everyone\"\ntimeout = \"7s\"\nlimit = 3\nretries = { max = 1 }\nheartbeat = \"3s\"\n\
+                rate = \"100/s\"\n\n[servers.it.tools.hang]\ntimeout = \"2s\"\nattempt_timeout = \"1s\"\nlimit = 2\n\
+                cache = \"30s\"\nresult_limit = \"4KiB\"\neffects = \"idempotent\"";
     let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
     let doubtful = Upstream::start(Transport::Stdio, "doubtful", &[], "trust_hints = false").await;
     let limits = "[limits]\ntotal = 9\ncaller = 8\nconversation = 7\nqueue = 6\nshare = 0.25\n";
@@ -44,9 +45,34 @@ async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
     let expected = json!({
         "name": "it__hang", "server": "it", "kind": "stdio", "tool": "hang", "renamed": null,
         "timeout": {"ms": 2000, "from": "tool"},
+        "chain": [
+            {"link": "attempt", "ms": 1000, "from": "servers.it.tools.hang.attempt_timeout"},
+            {"link": "tool", "ms": 2000, "from": "servers.it.tools.hang.timeout"},
+            {"link": "daemon", "ms": 75_000, "from": "1.5 × default"},
+            {"link": "bridge", "ms": 100_000, "from": "2.0 × default"},
+            {"link": "client", "ms": 125_000, "from": "2.5 × default"},
+        ],
+        "terms": {
+            "ask_limit": {"ms": 300_000, "from": "default"},
+            "heartbeat": {"ms": 3000, "from": "servers.it.heartbeat"},
+            "duplicates": {"value": "share", "from": "effects"},
+            "cache": {"ms": 30_000, "from": "servers.it.tools.hang.cache"},
+            "rate": {"value": "100/s", "from": "servers.it.rate"},
+            "learn": {"value": null, "from": "default"},
+            "retries": {
+                "value": {"max": 1, "backoff_ms": 100, "budget": 0.1, "floor": 10},
+                "from": "servers.it.retries",
+            },
+            "breaker": {
+                "value": {"window_ms": 30_000, "failures": 0.8, "least": 20, "open_ms": 10_000},
+                "from": "default",
+            },
+        },
         "effects": {"value": "idempotent", "from": "configuration"},
-        "sharing": "everyone", "limit": 3, "result_limit": 4096,
-        "limits": {"total": 9, "caller": 8, "conversation": 7, "queue": 6, "share": 0.25},
+        "sharing": "everyone", "limit": 3, "tool_limit": 2, "provider": null, "result_limit": 4096,
+        "limits": {
+            "total": 9, "caller": 8, "conversation": 7, "queue": 6, "share": 0.25, "conversation_share": 0.25,
+        },
         "callers": ["local"], "schema": {"state": "compiles", "fault": null},
         "listed": hang["listed"], "failure": null,
     });
@@ -78,12 +104,80 @@ async fn explain_tells_where_a_tool_comes_from_and_what_bounds_it() {
         "it__hang\n",
         "server it (stdio)",
         "2s, set in",
+        "attempt 1s (servers.it.tools.hang.attempt_timeout) < tool 2s (servers.it.tools.hang.timeout) < daemon 75s",
+        "results are kept for 30s (servers.it.tools.hang.cache)",
+        "1 at most",
+        "every 3s (servers.it.heartbeat)",
+        "2 of it, 3 at its server",
         "one instance for everyone",
         "25 %",
         "4096 bytes at most",
         "local",
     ] {
         assert!(plain.output.contains(fact), "it does not say {fact:?}: {plain:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_of_time_outs_is_the_same_wherever_it_is_shown() {
+    let keys = "sharing = \"everyone\"\ntimeout = \"8s\"\n\n\
+                [servers.it.tools.hang]\nclass = \"long\"\ntimeout = \"0s\"";
+    let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
+    let timeouts = "[timeouts]\ndaemon = \"20s\"\nclasses = { long = \"15s\" }\n";
+    let daemon = Daemon::start(&format!("{timeouts}{}{}", it.table(), well())).await;
+    Client::modern(&daemon.url("/mcp"), None).list().await;
+    let file = daemon.configuration().into_os_string().into_string().expect("temporary paths are UTF-8");
+
+    let outer = json!([
+        {"link": "daemon", "ms": 20_000, "from": "timeouts.daemon"},
+        {"link": "bridge", "ms": 100_000, "from": "2.0 × default"},
+        {"link": "client", "ms": 125_000, "from": "2.5 × default"},
+    ]);
+    let around = |attempt: Value, tool: Value| {
+        let mut links = vec![attempt, tool];
+        links.extend(outer.as_array().into_iter().flatten().cloned());
+        Value::from(links)
+    };
+    let none = json!({"link": "attempt", "ms": null, "from": "default"});
+    let of_it = around(none.clone(), json!({"link": "tool", "ms": 8000, "from": "servers.it.timeout"}));
+    let of_hang = around(
+        json!({"link": "attempt", "ms": 15_000, "from": "timeouts.classes.long"}),
+        json!({"link": "tool", "ms": null, "from": "servers.it.tools.hang.timeout"}),
+    );
+    let of_well = around(none, json!({"link": "tool", "ms": 20_000, "from": "timeouts.daemon"}));
+
+    let said = seawall(&["check", "--config", &file, "--json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let checked = said.json();
+    assert_eq!(checked["chain"], outer);
+    let (it, well) = (&checked["servers"][0], &checked["servers"][1]);
+    assert_eq!((&it["chain"], &it["timeout_ms"], &well["chain"]), (&of_it, &json!(8000), &of_well));
+    assert_eq!((&it["tools"], &well["tools"]), (&json!([{"name": "hang", "chain": of_hang}]), &json!([])));
+    for (tool, chain, timeout, from) in [
+        ("it__echo", &of_it, 8000, "server"),
+        ("it__hang", &of_hang, 20_000, "daemon"),
+        ("well__echo", &of_well, 20_000, "daemon"),
+    ] {
+        let known = explained(&daemon, tool).await;
+        let timeout = json!({"ms": timeout, "from": from});
+        assert_eq!((&known["chain"], &known["timeout"]), (chain, &timeout), "{tool}");
+    }
+
+    let said = seawall(&["check", "--config", &file]).await;
+    let lines: Vec<&str> = said.output.lines().filter(|line| line.starts_with("chain ")).collect();
+    assert_eq!(lines.len(), 3, "{said:?}");
+    for before in [" < tool ", " < daemon ", " < bridge ", " < client "] {
+        let ends: Vec<_> =
+            lines.iter().map(|line| line.find(before).map(|end| line[..end].chars().count())).collect();
+        assert!(ends[0].is_some() && ends.iter().all(|end| *end == ends[0]), "{before}: {said:?}");
+    }
+    let log = daemon.log();
+    for line in [
+        "tool 8s < daemon 20s < bridge 100s < client 125s",
+        "tool 20s < daemon 20s < bridge 100s < client 125s",
+    ] {
+        let told = log.lines().filter(|told| told.contains("time-outs of server") && told.contains(line));
+        assert_eq!(told.count(), 1, "{line}: {log}");
     }
 }
 

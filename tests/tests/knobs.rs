@@ -365,7 +365,8 @@ async fn what_is_known_of_effects_decides_how_a_lost_call_is_told() {
         ("", "hang_read", "UPSTREAM_UNAVAILABLE"),
         ("trust_hints = false", "hang_read", "OUTCOME_UNKNOWN"),
     ] {
-        let it = Upstream::start(Transport::Stdio, "it", &[], keys).await;
+        let keys = format!("retries = {{ max = 0 }}\n{keys}");
+        let it = Upstream::start(Transport::Stdio, "it", &[], &keys).await;
         let daemon = Daemon::start(it.table()).await;
         let client = Client::modern(&daemon.url("/mcp"), None);
         // Hints are known once the tools are.

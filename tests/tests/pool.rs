@@ -141,6 +141,7 @@ async fn there_are_no_more_than_max_instances() {
     let refused = second.call("it__pid", "{}").await;
     assert_eq!(refused.code(), "OVER_CAPACITY", "{refused:#?}");
     assert!(refused.complaint().contains("`max`"), "{refused:#?}");
+    assert!(refused.fault()["retry_after_ms"].is_u64(), "it is not told when to come back: {refused:#?}");
     assert_eq!(pid(&first).await, used);
     first.delete().await;
     eventually("there is room again", SOON, async || second.call("it__pid", "{}").await.succeeded()).await;
@@ -206,12 +207,15 @@ async fn a_stop_command_is_run_before_the_process_is_told_to_end() {
     let mark = directory.path().join("stopped");
     let mark = mark.to_str().expect("temporary paths are UTF-8");
     let keys = format!("sharing = \"everyone\"\nstop = [\"touch\", {}]", quoted(mark));
-    let daemon = with_flags(&["--ignore-eof", "--ignore-term"], &keys).await;
+    let mut daemon = with_flags(&["--ignore-eof", "--ignore-term"], &keys).await;
     let first = pid(&client(&daemon)).await;
     assert!(!Path::new(mark).exists());
     daemon.restart("it").await;
     eventually("the stop command has run", SOON, async || Path::new(mark).exists()).await;
     until_gone(&first).await;
+    // What took its place is as stubborn, and a daemon that is killed would leave it.
+    daemon.signal(Signal::TERM);
+    daemon.ended().await;
 }
 
 #[tokio::test]

@@ -7,10 +7,12 @@
 mod bench;
 mod chaos;
 mod conformance;
+mod load;
 mod memory;
 mod process;
 mod provision;
 mod rig;
+mod simulate;
 mod soak;
 mod test;
 mod tidy;
@@ -29,8 +31,10 @@ usage: cargo xtask VERB
   chaos --break [NAME…] [--json]    takes out one guard at a time: a test must fail each time
   chaos --measure [NAME…] [--slices N] [--json]
                                     what neighbours notice of each class of misdeed
+  simulate [--steps N] [--days N]   admission: random steps against a model, and a year of calls
   soak [--minutes N] [--seed N]     random misdeeds under load; afterwards everything is as it was
   memory [--json]                   what calls that hang weigh, against the bare proxy
+  load [--json]                     many calls at once, equal ones, and more than there is room for
   tidy                              the rules that no compiler knows: walls, budgets, links, pages
   bench [ARGUMENTS…]                the benchmarks";
 
@@ -57,8 +61,10 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode, String> {
         // What the suite starts as a client; see docs/conformance.md.
         "conformance-client" => succeeded(conformance::client(rest)),
         "chaos" => succeeded(chaos::run(rest)),
+        "simulate" => succeeded(simulate::run(rest)),
         "soak" => succeeded(soak::run(rest)),
         "memory" => succeeded(memory::run(rest)),
+        "load" => succeeded(load::run(rest)),
         "tidy" => succeeded(tidy::run(rest)),
         "bench" => succeeded(bench::run(rest)),
         "help" | "--help" | "-h" => {
@@ -81,13 +87,15 @@ fn full(arguments: &[String]) -> Result<ExitCode, String> {
         Ok(code) => failures.push(format!("tests: the runner ended with {code}")),
         Err(message) => failures.push(format!("tests: {message}")),
     }
-    let parts: [(&str, Part, &[&str]); 7] = [
+    let parts: [(&str, Part, &[&str]); 9] = [
         ("conformance", conformance::run, &[]),
         ("chaos", chaos::run, &[]),
         ("guards", chaos::run, &["--break"]),
         ("neighbours", chaos::run, &["--measure"]),
+        ("simulation", simulate::run, &[]),
         ("soak", soak::run, &["--minutes", "10"]),
         ("memory", memory::run, &[]),
+        ("load", load::run, &[]),
         ("benchmarks", bench::run, &[]),
     ];
     for (name, run, arguments) in parts {

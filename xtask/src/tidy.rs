@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the project's rules that no compiler or lint knows. Every rule is a function of text;
 //! this file finds the files, runs the rules and reports all that is wrong at once.
 
+mod knobs;
 mod manifests;
 mod prose;
 mod rust;
@@ -66,6 +67,7 @@ fn check(root: &Path) -> Result<Vec<Finding>, String> {
     let manifests: Vec<&TextFile> = files.iter().filter(|file| is_named(&file.path, "Cargo.toml")).collect();
     manifests::check(&manifests, &mut findings);
     prose::check(&files, &paths, &mut findings);
+    knobs::check(&files, &mut findings);
 
     findings.sort();
     findings.dedup();

@@ -10,7 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::value::RawValue;
@@ -395,6 +397,9 @@ fn any(status: u16, kind: &'static str, body: Vec<u8>) -> Reply {
     *reply.status_mut() = StatusCode::from_u16(status).expect("the statuses of this server are valid");
     if reply.status().is_redirection() {
         reply.headers_mut().insert(LOCATION, HeaderValue::from_static("/elsewhere"));
+    }
+    if reply.status() == StatusCode::SERVICE_UNAVAILABLE {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply

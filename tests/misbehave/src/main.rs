@@ -11,6 +11,7 @@
 
 mod descent;
 mod http;
+mod loads;
 mod misdeeds;
 mod server;
 mod sse;
@@ -58,6 +59,9 @@ struct Options {
     /// Read nothing for so many milliseconds at the start (stdio)
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow_start: u64,
+    /// Answer tools/list after so many milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    slow_list: u64,
     /// Print a banner and a stray JSON value to stdout before anything else (stdio)
     #[arg(long)]
     banner: bool,
@@ -67,7 +71,7 @@ struct Options {
     /// Describe `echo` differently in each list of tools
     #[arg(long)]
     changing: bool,
-    /// List the tools of the chaos suite too; they can be called in any case
+    /// List the tools of the chaos suite and of the tests under load too; they can be called in any case
     #[arg(long)]
     all: bool,
     /// Be so many shells deep below the process that was started

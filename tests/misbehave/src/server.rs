@@ -1,5 +1,6 @@
 //! What all transports share: the state of the process, and the life of one request.
 
+use crate::loads::Loads;
 use crate::tools;
 use crate::wire::{self, Era, Failure, LEGACY, MODERN, Message};
 use crate::{Eras, Options};
@@ -11,8 +12,10 @@ use std::future::pending;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// The session of a message, which over WebSocket is its connection; none on stdio and in the modern era.
 pub(crate) type Session = Option<String>;
@@ -74,6 +77,8 @@ pub(crate) struct Server {
     pub(crate) busy: watch::Sender<bool>,
     /// Sessions that are to be forgotten at their next message.
     pub(crate) forgotten: Mutex<HashSet<String>>,
+    /// What the tools of the tests under load remember.
+    pub(crate) loads: Loads,
     record: Option<Mutex<File>>,
     /// The server's own requests that await an answer, by session and id.
     questions: Mutex<HashMap<(Session, String), oneshot::Sender<String>>>,
@@ -97,6 +102,7 @@ impl Server {
             listed: AtomicUsize::new(0),
             busy: watch::channel(false).0,
             forgotten: Mutex::default(),
+            loads: Loads::default(),
             record,
             questions: Mutex::default(),
             asked: AtomicU64::new(0),
@@ -262,6 +268,9 @@ impl Exchange {
             && let Err(failure) = self.server.check(message)
         {
             return self.refuse(&failure);
+        }
+        if message.method() == "tools/list" && options.slow_list > 0 {
+            sleep(Duration::from_millis(options.slow_list)).await;
         }
         let identity = json!({"name": options.name, "version": env!("CARGO_PKG_VERSION")});
         let capabilities = json!({"tools": {"listChanged": true}, "logging": {}});

@@ -1,8 +1,8 @@
 //! The tools: each does one thing, most of them bad.
 
-use crate::misdeeds;
 use crate::server::{Exchange, Part, lock};
 use crate::wire::{self, Era, Failure, Params};
+use crate::{loads, misdeeds};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ pub(crate) fn list(exchange: &Exchange, cursor: Option<&str>) {
     let added = added.chain(odd).map(
         |name| json!({"name": name, "description": "Returns its name.", "inputSchema": {"type": "object"}}),
     );
-    let further = misdeeds::TOOLS.iter().filter(|_| exchange.server.options.all);
+    let further = misdeeds::TOOLS.iter().chain(loads::TOOLS).filter(|_| exchange.server.options.all);
     let mut tools: Vec<Value> = TOOLS.iter().chain(further).map(definition).chain(added).collect();
     let listed = exchange.server.listed.fetch_add(1, Ordering::SeqCst) + 1;
     if exchange.server.options.changing {
@@ -113,7 +113,7 @@ fn definition((name, what, arguments): &Tool) -> Value {
     if *name == "echo" {
         tool["inputSchema"]["required"] = json!(["text"]);
     }
-    if READ_ONLY.contains(name) {
+    if READ_ONLY.contains(name) || loads::READ_ONLY.contains(name) {
         tool["annotations"] = json!({"readOnlyHint": true});
     }
     tool
@@ -214,7 +214,9 @@ pub(crate) async fn call(exchange: &Exchange, params: &Params) {
         _ if is_added(exchange, name) || is_odd(exchange, name) => say(name),
         _ => {
             // Boxed, because most calls are of the tools above.
-            if !Box::pin(misdeeds::call(exchange, name, params, &arguments)).await {
+            if !Box::pin(misdeeds::call(exchange, name, params, &arguments)).await
+                && !Box::pin(loads::call(exchange, name, params)).await
+            {
                 exchange.refuse(&Failure::parameters("Unknown tool"));
             }
         }
