@@ -130,13 +130,17 @@ async fn a_process_is_left_the_whole_of_a_long_stop_grace() {
 async fn gone_after(stop_grace: &str, flags: &[&str]) -> Duration {
     let keys = format!("sharing = \"everyone\"\nstop_grace = \"{stop_grace}\"");
     let it = Upstream::start(Transport::Stdio, "it", flags, &keys).await;
-    let daemon = Daemon::start(it.table()).await;
+    let mut daemon = Daemon::start(it.table()).await;
     let process = said_by(&Client::modern(&daemon.url("/mcp"), None), "pid").await;
     assert!(lives(&process));
     let began = Instant::now();
     daemon.restart("it").await;
     eventually("the process is gone", SOON, async || !lives(&process)).await;
-    began.elapsed()
+    let gone = began.elapsed();
+    // What took its place is as stubborn, and a daemon that is killed would leave it.
+    daemon.signal(Signal::TERM);
+    daemon.ended().await;
+    gone
 }
 
 /// Whether a process runs: one that has ended has no program any more, even before it is reaped.

@@ -235,6 +235,8 @@ row!(rate_of_a_tool, "servers.*.tools.*.rate", TWO_OR_FOUR, |value| let_through(
 /// How many of five calls are let through.
 async fn let_through(headers: Headers, config: &str, keys: &str) -> String {
     let scene = Scene::start(config, keys).await;
+    // Tools that are not known yet share one rate. A daemon with callers shows its status to none but them.
+    let scene = if headers.is_empty() { scene.known().await } else { scene };
     let mut through = 0;
     for _ in 0..5 {
         let outcome = ended(scene.begin("echo", r#"{"text":"x"}"#, headers)).await;

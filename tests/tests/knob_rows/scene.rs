@@ -79,15 +79,21 @@ impl Scene {
         Self { daemon, it }
     }
 
-    /// The same once the tools are known, and the server is open and at rest.
-    pub(crate) async fn warm(self) -> Self {
+    /// The same once the tools are known.
+    pub(crate) async fn known(self) -> Self {
         eventually("the tools are known", SOON, async || {
             self.daemon.status().await["upstreams"][0]["tools"].as_u64().is_some_and(|tools| tools > 0)
         })
         .await;
-        eventually("the server answers", SOON, async || self.execute("pid", "{}").await.succeeded()).await;
-        self.daemon.until_idle().await;
         self
+    }
+
+    /// The same once the tools are known, and the server is open and at rest.
+    pub(crate) async fn warm(self) -> Self {
+        let this = self.known().await;
+        eventually("the server answers", SOON, async || this.execute("pid", "{}").await.succeeded()).await;
+        this.daemon.until_idle().await;
+        this
     }
 
     /// Begins a call over REST and leaves it under way.

@@ -9,7 +9,7 @@ use seawall_core::{
     life::Life,
     state::{self, State},
 };
-use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -139,17 +139,16 @@ fn log_chains(config: &Config) {
 async fn keep_up(
     daemon: &Daemon,
     arguments: &ConfigArguments,
-    mut files: Vec<PathBuf>,
+    mut seen: Vec<sources::Seen>,
     signals: &mut Signals,
 ) {
-    let mut seen = stamps(&files).await;
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hang_up.recv() => {}
             () = sleep(LOOK) => {
-                let now = stamps(&files).await;
+                let now = again(&seen).await;
                 if now == seen {
                     continue;
                 }
@@ -170,20 +169,18 @@ async fn keep_up(
                     }
                     Err(faults) => tracing::error!("the old configuration stays: {}", faults.join("; ")),
                 }
-                files = loaded.files;
-                seen = stamps(&files).await;
+                seen = loaded.files;
             }
             Err(failure) => tracing::error!("the old configuration stays: {failure}"),
         }
     }
 }
 
-/// When each file was last written, and how long it is.
-async fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    let mut stamps = Vec::with_capacity(files.len());
+/// The files as they are now.
+async fn again(files: &[sources::Seen]) -> Vec<sources::Seen> {
+    let mut now = Vec::with_capacity(files.len());
     for file in files {
-        let meta = tokio::fs::metadata(file).await.ok();
-        stamps.push(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len()))));
+        now.push(file.again().await);
     }
-    stamps
+    now
 }

@@ -2,7 +2,10 @@
 
 use super::{ConfigArguments, Exit, Failure};
 use seawall_core::config::{self, Config, Note, Source, Sources};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 use tokio::fs;
 
 /// A configuration, and the files it was made from.
@@ -12,8 +15,28 @@ pub(super) struct Loaded {
     pub config: Config,
     /// Remarks that refuse nothing.
     pub notes: Vec<Note>,
-    /// Every file that was read.
-    pub files: Vec<PathBuf>,
+    /// Every file that was read, as it was before it was read: what is written meanwhile is another.
+    pub files: Vec<Seen>,
+}
+
+/// A file, and how it was when it was looked at last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    path: PathBuf,
+    /// When it was last written, and how long it is; `None` where it is not there.
+    stamp: Option<(SystemTime, u64)>,
+}
+
+impl Seen {
+    async fn look(path: &Path) -> Self {
+        let stamp = fs::metadata(path).await.ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())));
+        Self { path: path.to_path_buf(), stamp }
+    }
+
+    /// The same file as it is now.
+    pub(super) async fn again(&self) -> Self {
+        Self::look(&self.path).await
+    }
 }
 
 /// Finds, reads and checks the configuration.
@@ -38,13 +61,18 @@ async fn load_from(arguments: &ConfigArguments, here: Option<PathBuf>) -> Result
         Some(path) => Some(read(path).await?),
         None => find(here).await?,
     };
+    let (own, mut files) = match own {
+        Some((own, seen)) => (Some(own), vec![seen]),
+        None => (None, Vec::new()),
+    };
     let base = own.as_ref().and_then(|own| own.path.parent()).map_or_else(PathBuf::new, Path::to_path_buf);
     let imports = own.as_ref().map_or_else(Vec::new, |own| config::imports(own, &base));
     let mut foreign = Vec::new();
     for path in arguments.mcp_config.iter().chain(&imports) {
-        foreign.push(read(path).await?);
+        let (source, seen) = read(path).await?;
+        foreign.push(source);
+        files.push(seen);
     }
-    let files = own.iter().chain(&foreign).map(|source| source.path.clone()).collect();
     let sources = Sources {
         own,
         foreign,
@@ -63,7 +91,7 @@ async fn load_from(arguments: &ConfigArguments, here: Option<PathBuf>) -> Result
     Ok(Loaded { config, notes, files })
 }
 
-async fn find(here: Option<PathBuf>) -> Result<Option<Source>, Failure> {
+async fn find(here: Option<PathBuf>) -> Result<Option<(Source, Seen)>, Failure> {
     let home = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("seawall"));
     for directory in [here, home].into_iter().flatten() {
         let path = directory.join("seawall.toml");
@@ -74,11 +102,12 @@ async fn find(here: Option<PathBuf>) -> Result<Option<Source>, Failure> {
     Ok(None)
 }
 
-async fn read(path: &Path) -> Result<Source, Failure> {
+async fn read(path: &Path) -> Result<(Source, Seen), Failure> {
+    let seen = Seen::look(path).await;
     let text = fs::read_to_string(path).await.map_err(|error| {
         Failure::new(Exit::BadConfiguration, format!("{} could not be read: {error}", path.display()))
     })?;
-    Ok(Source { path: path.to_path_buf(), text })
+    Ok((Source { path: path.to_path_buf(), text }, seen))
 }
 
 fn overrides() -> Vec<(String, String)> {
