@@ -50,8 +50,9 @@ pub(crate) struct Opts {
     /// Seconds per slice.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Seconds before each slice for what has begun, or has ended, to take effect.
-    #[arg(long, default_value_t = 0.5)]
+    /// Seconds before each slice for what has begun, or has ended, to take effect: an answer that hangs becomes a
+    /// stream after one.
+    #[arg(long, default_value_t = 1.5)]
     settle: f64,
     /// Milliseconds after which a good call has failed.
     #[arg(long, default_value_t = 5000)]

@@ -149,17 +149,19 @@ impl Gateway {
         }
         if !target.control {
             attempt.reach(Stage::Admit);
-            attempt.admit(self, target.claim(call, &self.config().limits), OVER).await?;
+            attempt.admit(self, target.claim(call), OVER).await?;
         }
-        let pending = match self.begin_under_key(call, clock).await? {
-            Key::None => None,
-            Key::First(pending) => Some(pending),
-            Key::Ended(reply) => return self.fit(call, target, clock, reply).await,
-        };
+        let mut pending = None;
+        if let Some(key) = &call.idempotency {
+            match Box::pin(self.begin_under_key(call, key, clock)).await? {
+                Key::First(first) => pending = Some(first),
+                Key::Ended(reply) => return self.fit(call, target, clock, reply).await,
+            }
+        }
         let end = self.attempts(call, target, attempt).await;
         let end = end.map_err(|fault| attempt.complete(fault));
         if let Some(pending) = pending {
-            keep_end(&self.life, pending, &end, clock).await;
+            Box::pin(keep_end(&self.life, pending, &end, clock)).await;
         }
         self.fit(call, target, clock, end?).await
     }

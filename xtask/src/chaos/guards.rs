@@ -375,7 +375,7 @@ pub(super) static GUARDS: &[Guard] = &[
         name: "ends-are-kept",
         without: "the end of a call with an Idempotency-Key is forgotten",
         file: "crates/core/src/call.rs",
-        before: "keep_end(&self.life, pending, &end, clock).await;",
+        before: "Box::pin(keep_end(&self.life, pending, &end, clock)).await;",
         after: "drop(pending);",
         noticed: Noticed::Whole {
             file: "sharing_work",

@@ -135,9 +135,8 @@ impl Admission {
         let deadline = clock.runs_out();
         let waits = {
             let mut state = self.0.lock();
-            let full = state.machine.full(&claim);
             let entered = state.machine.enter(claim, deadline, deadline + hold, Instant::now());
-            match entered.inspect_err(|_| place.refuse(full))? {
+            match entered.inspect_err(|_| place.refuse(state.machine.refused()))? {
                 Entered::In(row, others) => Err((row, state.hand_over(&self.0, &others))),
                 Entered::Waits(ticket, claim) => {
                     let (admit, admitted) = oneshot::channel();

@@ -28,8 +28,6 @@ const LATE: Duration = Duration::from_millis(50);
 /// What became of a call that its caller may repeat.
 #[derive(Debug)]
 pub(super) enum Key {
-    /// It has no key.
-    None,
     /// It is the first under its key.
     First(Pending),
     /// It has been answered before.
@@ -48,7 +46,7 @@ impl Gateway {
         let tool = target.subject.as_ref().map(|tool| if target.knows(tool) { tool } else { &unknown });
         let tool = tool.map(|tool| (target.upstream.name(), tool));
         let of_tool = target.terms.rate.map(|rate| (tool, rate, "this tool"));
-        let of_caller = call.caller.rate.or(self.config().limits.rate).map(|rate| (None, rate, "calls"));
+        let of_caller = call.caller.rate.or(target.config.limits.rate).map(|rate| (None, rate, "calls"));
         let mut taken = None;
         for (tool, rate, what) in of_tool.into_iter().chain(of_caller) {
             let Err(wait) = self.rates.take(caller, tool, rate, now) else {
@@ -94,8 +92,12 @@ impl Gateway {
     }
 
     /// Commits the key of a call before anything is sent, or finds what became of an earlier call under it.
-    pub(super) async fn begin_under_key(&self, call: &Call, clock: &Clock) -> Result<Key, Fault> {
-        let Some(key) = &call.idempotency else { return Ok(Key::None) };
+    pub(super) async fn begin_under_key(
+        &self,
+        call: &Call,
+        key: &Arc<str>,
+        clock: &Clock,
+    ) -> Result<Key, Fault> {
         let keep = self.config().limits.idempotency;
         let (keys, call, key) = (self.keys.clone(), call.clone(), Arc::clone(key));
         let (tell, mut told) = oneshot::channel();
@@ -174,7 +176,7 @@ impl Gateway {
                 self.telemetry.budget_spent(name);
                 return Err(target.fault(ended, attempt));
             }
-            if let Err(left) = attempt.pause(pause).await {
+            if let Err(left) = Box::pin(attempt.pause(pause)).await {
                 // What the attempt ended with says more than that time ran out while waiting for the next.
                 let ended = if matches!(left, Ended::TimedOut) { ended } else { left };
                 return Err(target.fault(ended, attempt));

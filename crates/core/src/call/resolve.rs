@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Gateway,
     catalog::{Held, Tool},
-    config::{Duplicates, Limits, Sharing, Terms},
+    config::{Config, Duplicates, Sharing, Terms},
     time::Clock,
     upstream::{Sent, Upstream, Wanted},
 };
@@ -40,7 +40,7 @@ pub(super) struct Target {
     pub(super) terms: Terms,
     /// How long the clock may stand still for questions to the caller.
     pub(super) ask_limit: Duration,
-    /// What makes another call equal to it, where its answer may be another's.
+    /// What makes another call equal to it, where that matters.
     pub(super) equal: Option<Key>,
     /// What the call may change.
     pub(super) effects: Effects,
@@ -51,6 +51,8 @@ pub(super) struct Target {
     /// Why the tool may not be used, where its definition has to be an accepted one.
     held: Option<Held>,
     wanted: Wanted,
+    /// The configuration that it was resolved under.
+    pub(super) config: Arc<Config>,
 }
 
 impl Gateway {
@@ -66,7 +68,8 @@ impl Gateway {
             Endpoint::One(name) => (Arc::clone(name), request.subject().cloned()),
             Endpoint::All | Endpoint::Group(_) => self.place(call).ok_or_else(unknown)?,
         };
-        let upstream = self.upstream(&upstream).ok_or_else(unknown)?;
+        let setup = self.setup();
+        let upstream = setup.by_name.get(&upstream).cloned().ok_or_else(unknown)?;
         if is_call && subject.as_ref().is_some_and(|tool| self.catalog.leaves_out(upstream.name(), tool)) {
             return Err(unknown());
         }
@@ -89,7 +92,7 @@ impl Gateway {
         let timeout = match (listens, lists) {
             (true, _) => LISTENING,
             (false, true) => config.list_timeout,
-            (false, false) => self.config().timeout_of(config, named),
+            (false, false) => setup.config.timeout_of(config, named),
         };
         let effects = match &tool {
             Some(tool) => tool.effects,
@@ -114,8 +117,11 @@ impl Gateway {
             held,
             wanted,
             upstream,
+            config: Arc::clone(&setup.config),
         };
-        target.equal = target.key(request);
+        if target.terms.cache.is_some() || target.duplicates() != Duplicates::Run {
+            target.equal = target.key(request);
+        }
         Ok(target)
     }
 
@@ -231,8 +237,8 @@ impl Target {
         learned.map(|time| (time, true)).or_else(|| self.terms.attempt_timeout.map(|time| (time, false)))
     }
 
-    pub(super) fn claim(&self, call: &Call, limits: &Limits) -> Claim {
-        let config = self.upstream.config();
+    pub(super) fn claim(&self, call: &Call) -> Claim {
+        let (config, limits) = (self.upstream.config(), &self.config.limits);
         let is_call = call.request.method() == "tools/call";
         let configured = self.subject.as_ref().filter(|_| is_call).and_then(|tool| config.tools.get(&**tool));
         let provider = config

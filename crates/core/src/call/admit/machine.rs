@@ -43,6 +43,8 @@ pub(super) struct Machine {
     detached: HashMap<Arc<str>, usize>,
     last: u64,
     held: Mean,
+    /// What was full when a call was refused last.
+    refused: &'static str,
 }
 
 impl Machine {
@@ -55,6 +57,7 @@ impl Machine {
             detached: HashMap::new(),
             last: 0,
             held: Mean::default(),
+            refused: "",
         }
     }
 
@@ -94,6 +97,7 @@ impl Machine {
             return Ok(Entered::In(ticket, if due { self.settle(now) } else { Admitted::new() }));
         }
         if let Some(why) = self.refusal(&claim, waits_for, deadline, now) {
+            self.refused = self.full(&claim);
             return Err(self.over_capacity(&claim, why));
         }
         self.line.join(Waiter { ticket, claim: claim.clone(), until }, waits_for);
@@ -180,6 +184,11 @@ impl Machine {
     pub(super) fn ahead(&self, ticket: u64) -> Option<usize> {
         let (claim, waits_for) = self.line.waits_for(ticket)?;
         Some(self.line.ahead(claim, waits_for, ticket))
+    }
+
+    /// What was full when a call was refused last.
+    pub(super) fn refused(&self) -> &'static str {
+        self.refused
     }
 
     /// What keeps a call from a place now: `queue` where it could not even wait, or the kind of scope.
